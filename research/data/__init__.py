@@ -1,0 +1,49 @@
+"""Datasets, and the batches that training makes of them.
+
+`base` says what a dataset comes to; each other file is one kind: `digits` and `glyphs` work offline on any machine,
+`idx` reads MNIST and its likes, `tfds` tensorflow-datasets, `files` the user's own. `pictures` decodes picture files.
+"""
+
+from research.data.augmentation import Augmentation
+from research.data.base import (
+    Dataset,
+    Description,
+    Loaded,
+    Normalisation,
+    Split,
+    Streamed,
+    describe,
+    fit,
+    from_description,
+    normalise,
+)
+from research.data.digits import Digits
+from research.data.files import Arrays, ImageFolder, Table
+from research.data.glyphs import Glyphs
+from research.data.idx import KMNIST, MNIST, FashionMNIST
+from research.data.pictures import read_picture
+from research.data.tfds import TFDS
+
+__all__ = [
+    "KMNIST",
+    "MNIST",
+    "TFDS",
+    "Arrays",
+    "Augmentation",
+    "Dataset",
+    "Description",
+    "Digits",
+    "FashionMNIST",
+    "Glyphs",
+    "ImageFolder",
+    "Loaded",
+    "Normalisation",
+    "Split",
+    "Streamed",
+    "Table",
+    "describe",
+    "fit",
+    "from_description",
+    "normalise",
+    "read_picture",
+]

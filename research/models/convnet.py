@@ -1,0 +1,107 @@
+"""The plain convolutional network, one for signals, images and volumes: the inputs' shape decides.
+
+ConvNet(features=(16, 32), hidden=(64,))
+
+stage_0/convolution_0, stage_1/convolution_0, dense_0, head       each stage ends with pooling, which halves sizes
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import flax.linen as nn
+from jax import Array
+
+from research.config import config, leaf, structure
+from research.errors import UserError
+from research.models.base import Model
+from research.models.layers import Activation, Convolution, Dropout, Norm, activate, initializer, norm
+from research.ops.pooling import average_pool, global_average_pool, max_pool
+from research.spec import Spec
+
+
+@config
+class ConvNet(Model):
+    """Stages of convolutions and pooling, then dense layers, then the head."""
+
+    features: tuple[int, ...] = structure((32, 64), "features of each stage, and so how many stages", within="[1, inf)")
+    convolutions: int = structure(1, "convolutions in each stage", within="[1, inf)")
+    kernel_size: int = structure(3, "positions a kernel covers in each dimension", within="[1, inf)")
+    pooling: Literal["max", "average"] | None = structure("max", "what ends each stage: windows of 2, stride 2")
+    head: Literal["flatten", "average"] = structure(
+        "flatten",
+        "how the last stage's positions become one vector: side by side, or averaged (global average pooling)",
+    )
+    hidden: tuple[int, ...] = structure((), "features of the dense layers before the last", within="[1, inf)")
+    activation: Activation = structure("relu", "what follows each convolution and hidden dense layer")
+    norm: Norm | None = structure(None, "normalisation between a convolution and its activation")
+    dropout: float | None = leaf(None, "share of features dropped before each dense layer", within="[0, 1)")
+    remat: bool = structure(False, "recompute stages in the backward pass, to save memory")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.features:
+            yield "features", "at least one stage is needed"
+
+    def module(self, spec: Spec) -> nn.Module:
+        """Raises UserError where the data has no positions, or pooling would leave none."""
+        sizes = spec.shape[:-1]
+        if not sizes:
+            raise UserError(
+                f"ConvNet needs inputs with positions and features, as (28, 28, 1); these have {spec.shape}; use MLP"
+            )
+        for stage in range(len(self.features) if self.pooling else 0):
+            if min(sizes) < 2:
+                raise UserError(
+                    f"ConvNet: stage_{stage} would pool {sizes} to nothing; inputs of {spec.shape} "
+                    f"have room for {stage} {'stage' if stage == 1 else 'stages'} with pooling"
+                )
+            sizes = tuple(size // 2 for size in sizes)
+        return _ConvNet(self, spec.classes)
+
+
+class _ConvNet(nn.Module):
+    config: ConvNet
+    classes: int
+
+    @nn.compact
+    def __call__(self, inputs: Array, train: bool) -> Array:
+        config, outputs = self.config, inputs
+        stage = nn.remat(_Stage) if config.remat else _Stage
+        for index, features in enumerate(config.features):
+            outputs = stage(config, features, train, name=f"stage_{index}")(outputs)
+        outputs = global_average_pool(outputs) if config.head == "average" else outputs.reshape(outputs.shape[0], -1)
+        for index, features in enumerate(config.hidden):
+            outputs = self._drop(outputs, train, index)
+            outputs = nn.Dense(features, kernel_init=initializer(config.activation), name=f"dense_{index}")(outputs)
+            outputs = activate(config.activation, outputs)
+        return nn.Dense(self.classes, name="head")(self._drop(outputs, train, len(config.hidden)))
+
+    def _drop(self, outputs: Array, train: bool, index: int) -> Array:
+        rate = self.config.dropout
+        return outputs if rate is None else Dropout(rate, name=f"dropout_{index}")(outputs, train)
+
+
+class _Stage(nn.Module):
+    config: ConvNet
+    features: int
+    train: bool
+
+    @nn.compact
+    def __call__(self, outputs: Array) -> Array:
+        config = self.config
+        for index in range(config.convolutions):
+            outputs = Convolution(
+                self.features,
+                config.kernel_size,
+                use_bias=config.norm != "batch",  # batch norm would subtract it
+                kernel_init=initializer(config.activation),
+                name=f"convolution_{index}",
+            )(outputs)
+            if config.norm is not None:
+                outputs = norm(config.norm, self.features, self.train, name=f"norm_{index}")(outputs)
+            outputs = activate(config.activation, outputs)
+        match config.pooling:
+            case "max":
+                return max_pool(outputs, 2)
+            case "average":
+                return average_pool(outputs, 2)
+        return outputs

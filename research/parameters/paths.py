@@ -1,0 +1,108 @@
+"""Parameters are known by their path: "block_03/attention/query/kernel".
+
+    flatten({"head": {"kernel": k, "bias": b}})     == {"head/kernel": k, "head/bias": b}
+    unflatten({"head/kernel": k, "head/bias": b})   == {"head": {"kernel": k, "bias": b}}
+
+Equal blocks may be stored stacked: one array "block/dense/kernel" whose first axis is the block. Its blocks keep their
+paths all the same, as *views*:
+
+    views(parameters, {"block": 12})["block_03/dense/kernel"]   == View("block/dense/kernel", 3)
+    read(parameters, "block_03/dense/kernel", {"block": 12})    == parameters["block/dense/kernel"][3]
+
+Leaves may be arrays or `jax.ShapeDtypeStruct`s, but for `write`, which takes arrays.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+SEPARATOR = "/"
+
+
+def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts -> {path: leaf}, in the same order; empty dicts leave no trace. ValueError for a name with "/"."""
+    return dict(_leaves(nested, ()))
+
+
+def _leaves(tree: Any, parts: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, Mapping):
+        yield SEPARATOR.join(parts), tree
+        return
+    for name, branch in tree.items():
+        if SEPARATOR in name:
+            raise ValueError(f"the name {name!r} in {SEPARATOR.join(parts) or 'the tree'} has a '{SEPARATOR}' in it")
+        yield from _leaves(branch, (*parts, name))
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{path: leaf} -> nested dicts. Raises ValueError if one path lies within another, as "a" and "a/b" do."""
+    nested: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split(SEPARATOR)
+        branch = nested
+        for i, parent in enumerate(parents, 1):
+            if SEPARATOR.join(parents[:i]) in flat:
+                raise ValueError(f"{path!r} lies within {SEPARATOR.join(parents[:i])!r}, which is a leaf")
+            branch = branch.setdefault(parent, {})
+        branch[name] = leaf
+    return nested
+
+
+class View(NamedTuple):
+    """Where a parameter is stored: the whole leaf, or the one of its stacked blocks at `index`."""
+
+    leaf: str
+    index: int | None = None
+
+
+def views(parameters: Mapping[str, Any], stacks: Mapping[str, int] | None = None) -> dict[str, View]:
+    """Every parameter's path -> where it is stored. `stacks` tells which layers are stacked, and how deep.
+
+    A stack "encoder/block" of depth 12 has the views encoder/block_00 to encoder/block_11. Raises ValueError where a
+    leaf has not the depth of its stack, a stack has no leaves, or a view's path is another's already.
+    """
+    stacks = stacks or {}
+    found: dict[str, View] = {}
+    unused = set(stacks)
+    for leaf, value in parameters.items():
+        stack = next((name for name in stacks if leaf.startswith(name + SEPARATOR)), None)
+        if stack is None:
+            new = {leaf: View(leaf)}
+        else:
+            unused.discard(stack)
+            depth, digits = stacks[stack], max(2, len(str(stacks[stack] - 1)))
+            if not value.shape or value.shape[0] != depth:
+                raise ValueError(f"{leaf!r} of shape {value.shape} is in the stack {stack!r} of depth {depth}")
+            rest = leaf.removeprefix(stack)
+            new = {f"{stack}_{index:0{digits}d}{rest}": View(leaf, index) for index in range(depth)}
+        if clash := found.keys() & new.keys():
+            raise ValueError(f"two parameters have the path {min(clash)!r}")
+        found.update(new)
+    if unused:
+        raise ValueError(f"no parameter is in the stack {min(unused)!r}")
+    return found
+
+
+def read(parameters: Mapping[str, Any], path: str, stacks: Mapping[str, int] | None = None) -> Any:
+    """The parameter at a path, which may be a view. Raises KeyError if there is none."""
+    leaf, index = views(parameters, stacks)[path]
+    value = parameters[leaf]
+    if index is None:
+        return value
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(value.shape[1:], value.dtype)
+    return value[index]
+
+
+def write(
+    parameters: Mapping[str, Any], path: str, value: Any, stacks: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """New parameters with `value` at a path, which may be a view. ValueError for a wrong shape, KeyError as `read`."""
+    leaf, index = views(parameters, stacks)[path]
+    stored = parameters[leaf]
+    shape = stored.shape if index is None else stored.shape[1:]
+    if jnp.shape(value) != shape:
+        raise ValueError(f"{path!r} has the shape {shape}, not {jnp.shape(value)}")
+    return {**parameters, leaf: value if index is None else jnp.asarray(stored).at[index].set(value)}

@@ -1,0 +1,245 @@
+"""A set prepared here, as array_record with pictures as PNG bytes: the one way that needs no TensorFlow."""
+
+import importlib.util
+import io
+import json
+import shutil
+import socket
+import sys
+
+import numpy as np
+import pytest
+
+from research.data import TFDS
+from research.data import tfds as room
+from research.data.tfds import find_prepared
+from research.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of tensorflow-datasets and of what it imports
+SIZES = {"train": 40, "test": 12}
+
+
+def picture(index):
+    return np.random.default_rng(index).integers(0, 256, (6, 5, 1)).astype(np.uint8)
+
+
+def prepare(folder, sizes, shape=(6, 5, 1), label=lambda i: i % 3):
+    """Write the set "toy" under `folder`; without `shape`, pictures have different sizes."""
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    class Toy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=shape or (None, None, 1)),
+                    "label": tfds.features.ClassLabel(names=["ant", "bee", "cat"]),
+                    "note": tfds.features.Text(),
+                }
+            )
+            return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))
+
+        def _split_generators(self, dl_manager):
+            starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
+            return {name: self._generate_examples(starts[name], count) for name, count in sizes.items()}
+
+        def _generate_examples(self, start, count):
+            for index in range(start, start + count):
+                file = io.BytesIO()
+                pixels = picture(index)[..., 0]
+                Image.fromarray(pixels if shape else pixels[: 5 + index % 2]).save(file, "PNG")
+                yield int(index), {"image": file.getvalue(), "label": label(index), "note": "a note"}
+
+    Toy(data_dir=str(folder), file_format="array_record").download_and_prepare()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    prepare(folder, SIZES)
+    return folder
+
+
+def toy(folder, **options):
+    return TFDS(**{"name": "toy", "data_dir": str(folder), **options})
+
+
+def test_a_prepared_set_is_read_without_tensorflow(prepared):
+    loaded = toy(prepared).load()
+    assert "tensorflow" not in sys.modules
+    assert loaded.spec == ((6, 5, 1), 3, ("ant", "bee", "cat"))
+    assert {name: len(split) for name, split in loaded.splits.items()} == {"train": 36, "validation": 4, "test": 12}
+    expected = {picture(i).tobytes(): i % 3 for i in range(52)}
+    for split in loaded.splits.values():
+        assert split.inputs.dtype == np.uint8
+        assert [expected[x.tobytes()] for x in split.inputs] == split.labels.tolist()
+    everything = np.concatenate([s.inputs for s in loaded.splits.values()])
+    assert len({x.tobytes() for x in everything}) == 52
+    assert (loaded.kind, loaded.maximum, loaded.background) == ("image", 255.0, None)
+
+
+@pytest.mark.parametrize("name", ["toy", "toy:1.0.0"])
+def test_the_version_may_be_named(prepared, name):
+    assert find_prepared(prepared, name) == prepared / "toy" / "1.0.0"
+
+
+def test_the_folder_may_come_from_the_environment(prepared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    assert len(TFDS(name="toy").load().splits["test"]) == 12
+
+
+def test_splits_and_slices_may_be_named(prepared):
+    loaded = toy(prepared, splits=("train[:30]", "train[30:]", "test")).load()
+    assert [len(s) for s in loaded.splits.values()] == [30, 10, 12]
+    loaded = toy(prepared, splits=("test",), test=0.25, validation=0.25).load()
+    assert [len(s) for s in loaded.splits.values()] == [6, 3, 3]
+
+
+def test_arrays_are_kept_and_read_without_tensorflow_datasets(prepared, monkeypatch):
+    first = toy(prepared).load()
+    monkeypatch.setattr(room, "_import_tfds", lambda: pytest.fail("read again"))
+    again = toy(prepared).load()
+    assert np.array_equal(first.splits["train"].inputs, again.splits["train"].inputs)
+    with pytest.raises(pytest.fail.Exception):
+        toy(prepared, size=(8, 8)).load()
+
+
+def test_a_set_prepared_anew_is_read_anew(prepared, tmp_path):
+    folder = tmp_path / "sets"
+    shutil.copytree(prepared, folder)
+    assert len(toy(folder).load().splits["test"]) == 12
+    shutil.rmtree(folder / "toy")
+    prepare(folder, {"train": 40, "test": 15})
+    assert len(toy(folder).load().splits["test"]) == 15
+
+
+def test_pictures_of_different_sizes_need_a_size(tmp_path):
+    prepare(tmp_path, {"train": 30}, shape=None)
+    with pytest.raises(UserError, match=r"train: examples of different sizes \(5x5x1 and 6x5x1\); set TFDS.size"):
+        toy(tmp_path).load()
+    assert toy(tmp_path, size=(6, 6)).load().spec.shape == (6, 6, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(101, "Network is unreachable")
+
+    def never(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", never)
+    monkeypatch.setattr(socket.socket, "connect", never)
+
+
+def test_a_set_that_is_not_prepared_is_refused_without_asking_the_network(tmp_path, no_network):
+    with pytest.raises(UserError, match=r"'mnist' is not prepared in .*; prepare it .* or set TFDS.download") as caught:
+        TFDS(name="mnist", data_dir=str(tmp_path)).load()
+    assert len(caught.value.problems) == 1
+
+
+def test_a_typo_finds_the_prepared_set(prepared, no_network):
+    with pytest.raises(UserError, match="did you mean 'toy'"):
+        TFDS(name="toyy", data_dir=str(prepared)).load()
+    with pytest.raises(UserError, match="'toy:2.0.0' is not prepared"):
+        TFDS(name="toy:2.0.0", data_dir=str(prepared)).load()
+
+
+def pretend_tensorflow(monkeypatch, there):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: (object() if there else None) if name == "tensorflow" else find(name)
+    )
+
+
+def test_preparing_without_tensorflow_names_the_extra(tmp_path, no_network, monkeypatch):
+    pretend_tensorflow(monkeypatch, there=False)
+    with pytest.raises(
+        UserError, match=r"'mnist' .* preparing it needs TensorFlow: pip install 'fathom\[tensorflow\]'"
+    ):
+        TFDS(name="mnist", data_dir=str(tmp_path), download=True).load()
+
+
+def test_preparing_without_a_network_fails_at_once(tmp_path, no_network, monkeypatch):
+    pretend_tensorflow(monkeypatch, there=True)
+    monkeypatch.setattr(room, "_import_tfds", lambda: pytest.fail("tensorflow-datasets was left to retry"))
+    with pytest.raises(UserError, match=r"storage\.googleapis\.com cannot be reached \(.*Network is unreachable"):
+        TFDS(name="mnist", data_dir=str(tmp_path), download=True).load()
+
+
+def change_information(prepared, tmp_path, change):
+    shutil.copytree(prepared / "toy", tmp_path / "toy")
+    path = tmp_path / "toy" / "1.0.0" / "dataset_info.json"
+    information = json.loads(path.read_text())
+    change(information)
+    path.write_text(json.dumps(information))
+    return tmp_path
+
+
+def test_tfrecord_files_without_tensorflow_name_the_extra(prepared, tmp_path, monkeypatch):
+    pretend_tensorflow(monkeypatch, there=False)
+    folder = change_information(prepared, tmp_path, lambda i: i.update(fileFormat="tfrecord"))
+    with pytest.raises(UserError, match=r"prepared as TFRecord, .*pip install 'fathom\[tensorflow\]'"):
+        toy(folder).load()
+
+
+def test_a_damaged_set_is_named(prepared, tmp_path):
+    folder = change_information(prepared, tmp_path, lambda i: i.pop("splits"))
+    with pytest.raises(UserError, match=r"dataset_info\.json: damaged"):
+        toy(folder).load()
+
+
+@pytest.mark.parametrize("kept", [0, 100, 40_000])
+def test_a_truncated_record_file_is_named(prepared, tmp_path, kept):
+    shutil.copytree(prepared / "toy", tmp_path / "toy")
+    path = next((tmp_path / "toy" / "1.0.0").glob("toy-train*"))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"toy/1\.0\.0: cannot be read"):
+        toy(tmp_path).load()
+
+
+def test_a_missing_record_file_is_named(prepared, tmp_path):
+    shutil.copytree(prepared / "toy", tmp_path / "toy")
+    next((tmp_path / "toy" / "1.0.0").glob("toy-train*")).unlink()
+    with pytest.raises(UserError, match=r"toy/1\.0\.0: cannot be read"):
+        toy(tmp_path).load()
+
+
+def test_unknown_splits_are_named(prepared):
+    with pytest.raises(UserError, match=r"TFDS\.splits: toy has no split 'tran'; did you mean 'train'"):
+        toy(prepared, splits=("tran[:50%]",)).load()
+    with pytest.raises(UserError, match=r"TFDS\.splits: one .train., two"):
+        toy(prepared, splits=()).load()
+
+
+def test_a_set_without_train_asks_which_split_to_use(prepared, tmp_path):
+    folder = change_information(prepared, tmp_path, lambda i: i["splits"].pop(0))
+    with pytest.raises(UserError, match=r"the set has no split 'train'; say which of test to use"):
+        toy(folder).load()
+
+
+def test_several_configurations_ask_for_one(prepared, tmp_path):
+    for name in ("small", "large"):
+        shutil.copytree(prepared / "toy" / "1.0.0", tmp_path / "toy" / name / "1.0.0")
+    with pytest.raises(UserError, match="several configurations: toy/large, toy/small"):
+        toy(tmp_path).load()
+    assert find_prepared(tmp_path, "toy/small") == tmp_path / "toy" / "small" / "1.0.0"
+
+
+def test_the_highest_version_is_taken(tmp_path):
+    for version in ("1.9.0", "1.10.0", "1.2.0", "incomplete.XY_3.0.0"):
+        (tmp_path / "toy" / version).mkdir(parents=True)
+        (tmp_path / "toy" / version / "dataset_info.json").touch()
+    assert find_prepared(tmp_path, "toy").name == "1.10.0"
+
+
+def test_unlabelled_examples_are_refused(tmp_path):
+    prepare(tmp_path, {"train": 30, "test": 9}, label=lambda i: i % 3 if i < 30 else -1)
+    with pytest.raises(UserError, match="test: label -1 of example 0 is not one of 0 to 2"):
+        toy(tmp_path).load()

@@ -1,5 +1,7 @@
 """The multilayer perceptron: paths, counts, and the network written out in NumPy."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -28,20 +30,7 @@ def test_the_number_of_parameters_is_the_closed_formula(depth, width, norm):
 
 
 def test_paths_name_blocks_and_head():
-    assert (
-        sorted(shapes(MLP(depth=11, width=4, norm="batch")))[-9:]
-        == [
-            "block_09/dense/kernel",
-            "block_09/norm/bias",
-            "block_09/norm/scale",
-            "block_10/dense/kernel",
-            "block_10/norm/bias",
-            "block_10/norm/scale",
-            "head/bias",
-            "head/kernel",
-        ][-9:]
-        or True
-    )
+    assert "block_10/dense/kernel" in shapes(MLP(depth=11, width=4))
     assert set(shapes(MLP(depth=1, width=4, norm="batch"))) == {
         "block_00/dense/kernel",
         "block_00/norm/bias",
@@ -74,7 +63,7 @@ def test_remat_changes_neither_values_nor_gradients():
     variables = network(model, SPEC).init(jax.random.key(0))
     results = []
     for remat in (False, True):
-        net = network(MLP(**{**vars(model), "remat": remat}), SPEC)
+        net = network(dataclasses.replace(model, remat=remat), SPEC)
         jax.tree.map(np.testing.assert_array_equal, net.init(jax.random.key(0)), variables)
         loss = lambda v: (net.apply(v, INPUTS, train=True, key=key)[0] ** 2).sum()  # noqa: B023, E731
         results.append(jax.jit(jax.value_and_grad(loss))(variables))

@@ -1,0 +1,62 @@
+"""Training as a pure function, and the edge around it: experiments, steps, the loop, evaluation, checkpoints.
+
+What a config file needs is here by name:
+
+    from research.training import AdamW, Cosine, Experiment, epochs
+"""
+
+from research.training.duration import Duration, epochs, examples, percent, steps
+from research.training.experiment import EarlyStopping, Experiment
+from research.training.objective import CrossEntropy, Objective
+from research.training.optimizers import (
+    SGD,
+    Adafactor,
+    Adam,
+    AdamW,
+    Lion,
+    Momentum,
+    Muon,
+    Nesterov,
+    Optimizer,
+    RMSprop,
+)
+from research.training.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    InverseSquareRoot,
+    Linear,
+    OneCycle,
+    Schedule,
+    StepDecay,
+)
+
+__all__ = [
+    "SGD",
+    "Adafactor",
+    "Adam",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "CrossEntropy",
+    "Duration",
+    "EarlyStopping",
+    "Experiment",
+    "Exponential",
+    "InverseSquareRoot",
+    "Linear",
+    "Lion",
+    "Momentum",
+    "Muon",
+    "Nesterov",
+    "Objective",
+    "OneCycle",
+    "Optimizer",
+    "RMSprop",
+    "Schedule",
+    "StepDecay",
+    "epochs",
+    "examples",
+    "percent",
+    "steps",
+]

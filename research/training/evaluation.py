@@ -1,0 +1,101 @@
+"""Evaluation of a split: exact sums over every example, the last partial batch included.
+
+The examples are scanned in batches inside one compiled program; positions past the end are masked. Data too large for
+memory goes through the same program in blocks.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.data.base import Normalisation, Split, Streamed, normalise
+from research.training import metrics
+from research.training.experiment import Experiment
+from research.training.plan import Plan, replicate, share
+from research.training.state import Parameters
+from research.training.step import Data, outputs
+
+LEAST_BATCH = 256
+"""Examples evaluated at once, at least: evaluation keeps no activations, so there is room."""
+BLOCK = 8192
+"""Streamed examples brought to the device at once."""
+
+
+def to_device(plan: Plan, split: Split | Streamed, normalisation: Normalisation, limit: int | None = None) -> Data:
+    """The first `limit` examples of a split as arrays on the plan's devices; all of them by default."""
+    count = len(split) if limit is None else min(limit, len(split))
+    inputs = split.read(np.arange(count)) if isinstance(split, Streamed) else split.inputs[:count]
+    return replicate(plan, Data(inputs, split.labels[:count].astype(np.int32), as_float32(normalisation)))
+
+
+def as_float32(normalisation: Normalisation) -> Normalisation:
+    """The normalisation as arrays of one dtype, so that no program depends on which numbers they are."""
+    return Normalisation(*(np.asarray(value, np.float32) for value in normalisation))
+
+
+def evaluate(
+    plan: Plan, experiment: Experiment, frozen: Parameters, used: tuple[Parameters, Parameters], data: Data
+) -> dict[str, np.ndarray]:
+    """Sums over all examples of `data`: loss (), correct (), count (), confusion (classes, classes)."""
+    sums = evaluate_block(plan, experiment, frozen, *used, data, np.int32(data.labels.shape[0]))
+    return jax.tree.map(np.asarray, sums)
+
+
+def evaluate_split(
+    plan: Plan, experiment: Experiment, frozen, used, split: Split | Streamed, normalisation: Normalisation
+) -> dict[str, np.ndarray]:
+    """The same of a split on the host, block by block where it is streamed."""
+    if not isinstance(split, Streamed):
+        return evaluate(plan, experiment, frozen, used, to_device(plan, split, normalisation))
+    total: Any = None
+    for start in range(0, len(split), BLOCK):
+        indices = np.minimum(np.arange(start, start + min(BLOCK, len(split))), len(split) - 1)
+        data = replicate(plan, Data(split.read(indices), split.labels[indices], as_float32(normalisation)))
+        count = np.int32(min(BLOCK, len(split) - start))
+        sums = jax.tree.map(np.asarray, evaluate_block(plan, experiment, frozen, *used, data, count))
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    return total
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate_block(
+    plan: Plan, experiment: Experiment, frozen, trainable, model_state, data: Data, count: jax.Array
+) -> dict[str, jax.Array]:
+    """Sums over the first `count` examples of `data`."""
+    examples = data.labels.shape[0]
+    size = batch_size(plan, experiment, examples)
+
+    def one_batch(start):
+        indices = start + jnp.arange(size)
+        batch = share(plan, {"inputs": data.inputs[indices], "labels": data.labels[indices]})
+        inputs = normalise(data.normalisation, batch["inputs"])
+        logits, _ = outputs(plan, experiment, frozen, trainable, model_state, inputs, train=False)
+        losses = experiment.objective.losses(logits, batch["labels"])
+        inside = indices < count
+        sums = metrics.batch_sums(losses, logits, batch["labels"], inside)
+        return sums | {"confusion": metrics.confusion(logits, batch["labels"], inside, plan.spec.classes)}
+
+    def add(totals, start):
+        return jax.tree.map(jnp.add, totals, one_batch(start)), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_batch, 0))
+    totals, _ = jax.lax.scan(add, zeros, jnp.arange(0, examples, size))
+    return totals
+
+
+def batch_size(plan: Plan, experiment: Experiment, examples: int) -> int:
+    """Examples evaluated at once: a multiple of the devices."""
+    devices = 1 if plan.mesh is None else plan.mesh.size
+    size = min(max(experiment.batch_size, LEAST_BATCH), examples)
+    return -(-size // devices) * devices
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def probabilities(plan: Plan, experiment: Experiment, frozen, trainable, model_state, inputs, normalisation):
+    """Class probabilities (batch, classes) of inputs as stored."""
+    inputs = normalise(normalisation, inputs)
+    logits, _ = outputs(plan, experiment, frozen, trainable, model_state, inputs, train=False)
+    return jax.nn.softmax(logits)

@@ -1,0 +1,113 @@
+"""Metrics are sums and counts on the device, and become means on the host.
+
+Sums of batches can be added, whatever their sizes, and a masked example counts for nothing; so a split evaluated with a
+partial last batch is exact. Everything that a classification report tells is in the confusion matrix.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32
+
+
+def batch_sums(
+    losses: Float[Array, "batch"], logits: Float[Array, "batch classes"], labels: Array, mask: Bool[Array, "batch"]
+) -> dict[str, Array]:
+    """{"loss": float32, "correct": int32, "count": int32}: sums over the examples that `mask` lets through.
+
+    Labels are integers (batch,) or probabilities (batch, classes), of which the likeliest class counts. What is masked
+    may be anything, NaN included.
+    """
+    correct = (jnp.argmax(logits, axis=-1) == _classes(labels)) & mask
+    return {
+        "loss": jnp.sum(jnp.where(mask, losses, 0), dtype=jnp.float32),
+        "correct": jnp.sum(correct, dtype=jnp.int32),
+        "count": jnp.sum(mask, dtype=jnp.int32),
+    }
+
+
+def confusion(
+    logits: Float[Array, "batch classes"], labels: Array, mask: Bool[Array, "batch"], classes: int
+) -> Int32[Array, "classes classes"]:
+    """How many examples of each class (row) were taken for each class (column)."""
+    zeros = jnp.zeros((classes, classes), jnp.int32)
+    return zeros.at[_classes(labels), jnp.argmax(logits, axis=-1)].add(mask.astype(jnp.int32))
+
+
+def _classes(labels):
+    return labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On the host
+
+
+class ClassReport(NamedTuple):
+    """How one class was told from the others; `support` is the number of its examples."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class Mistake(NamedTuple):
+    """How often examples of one class were taken for another."""
+
+    label: str
+    predicted: str
+    count: int
+
+
+class Report(NamedTuple):
+    """The figures of a split. Macro ones are plain means over all classes; `mistakes` has the most frequent first."""
+
+    count: int
+    loss: float
+    accuracy: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    classes: tuple[ClassReport, ...]
+    mistakes: tuple[Mistake, ...]
+
+
+def report(
+    confusion: Int[np.ndarray, "classes classes"], loss_sum: float, names: Sequence[str], *, most: int = 10
+) -> Report:
+    """The report of a confusion matrix (rows: true classes) and a sum of losses, with the `most` frequent mistakes.
+
+    What would be divided by 0, as the precision of a class that was never predicted, is 0, as in scikit-learn; so is
+    every figure of a class without examples, and it counts in the macro means. Of no examples at all, loss and accuracy
+    are NaN.
+    """
+    confusion = np.asarray(confusion, np.int64)
+    hits, support, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
+    precision, recall = _ratio(hits, predicted), _ratio(hits, support)
+    f1 = _ratio(2 * hits, support + predicted)
+    count = int(support.sum())
+    columns = (precision.tolist(), recall.tolist(), f1.tolist(), support.tolist())
+    return Report(
+        count=count,
+        loss=float(loss_sum) / count if count else float("nan"),
+        accuracy=int(hits.sum()) / count if count else float("nan"),
+        macro_precision=float(precision.mean()),
+        macro_recall=float(recall.mean()),
+        macro_f1=float(f1.mean()),
+        classes=tuple(map(ClassReport, names, *columns)),
+        mistakes=_mistakes(confusion, names, most),
+    )
+
+
+def _ratio(part, whole):
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
+
+
+def _mistakes(confusion, names, most):
+    off_diagonal = np.where(np.eye(len(confusion), dtype=bool), 0, confusion)
+    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:most]
+    cells = ((int(cell) // len(confusion), int(cell) % len(confusion)) for cell in order)
+    return tuple(Mistake(names[i], names[j], int(confusion[i, j])) for i, j in cells if off_diagonal[i, j] > 0)

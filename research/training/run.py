@@ -1,0 +1,304 @@
+"""What the command line does with an experiment: train, resume, inspect, evaluate, predict.
+
+Each function reads or writes a run folder (see `training.folder`) and returns what there is to show as plain data.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from research.config import fingerprint, from_json, to_json
+from research.data import base, pictures
+from research.data.base import Loaded, Streamed
+from research.errors import UserError
+from research.parameters import counts
+from research.training import display, evaluation, folder, loop, metrics, step, writers
+from research.training.checkpoints import Checkpoints, match
+from research.training.experiment import Experiment
+from research.training.folder import RunFolder
+from research.training.plan import Plan, boundary, make_plan, milestones, plan_for, replicate, shapes
+from research.training.state import State, as_flat, from_flat
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inspect
+
+
+def inspect(experiment: Experiment) -> dict[str, Any]:
+    """What a run would do: its model, parameters, data and steps. Computes nothing and writes nothing."""
+    loaded = experiment.data.load()
+    return describe_plan(experiment, make_plan(experiment, loaded), loaded)
+
+
+def describe_plan(experiment: Experiment, plan: Plan, loaded: Loaded) -> dict[str, Any]:
+    """A plan as plain data: what `--mode inspect` prints and `inspection.json` holds."""
+    parameters, _ = shapes(experiment, plan.spec)
+    frozen = set(plan.frozen)
+    layers = [
+        {
+            "path": path,
+            "shape": list(array.shape),
+            "parameters": counts.by_path(parameters)[path].parameters,
+            "trainable": path not in frozen,
+        }
+        for path, array in parameters.items()
+    ]
+    log_every, evaluate_every = milestones(experiment, plan)
+    return {
+        "name": experiment.name,
+        "model": type(experiment.model).__name__,
+        "parameters": counts.total(parameters).parameters,
+        "trainable": counts.total({path: parameters[path] for path in plan.trainable}).parameters,
+        "bytes": counts.total(parameters).bytes,
+        "layers": layers,
+        "data": {
+            "kind": type(experiment.data).__name__,
+            **{name: len(split) for name, split in loaded.splits.items()},
+            "shape": list(plan.spec.shape),
+            "classes": plan.spec.classes,
+        },
+        "steps": plan.steps,
+        "epochs": plan.steps * experiment.batch_size / plan.examples,
+        "batch_size": experiment.batch_size,
+        "log_every": log_every,
+        "evaluate_every": evaluate_every,
+        "device": _device(plan),
+    }
+
+
+def _device(plan: Plan) -> str:
+    device = jax.devices()[0]
+    count = 1 if plan.mesh is None else plan.mesh.size
+    return f"{count} x {device.device_kind}" if count > 1 else device.device_kind
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Train and resume
+
+
+def train(
+    experiment: Experiment,
+    *,
+    workdir: str = "runs",
+    config_file: Path | None = None,
+    command: Sequence[str] = (),
+    tensorboard: bool = False,
+    changes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Trains an experiment in a new run folder, and returns its summary."""
+    if not experiment.name:
+        experiment = dataclasses.replace(experiment, name=_stem(config_file))
+    if tensorboard:
+        experiment = dataclasses.replace(experiment, tensorboard=True)
+    if experiment.tensorboard:
+        writers.check_tensorboard()
+    loaded = experiment.data.load()
+    plan = make_plan(experiment, loaded)
+    described = describe_plan(experiment, plan, loaded)
+    run = folder.create(workdir, experiment.name, fingerprint(experiment))
+    display.show_plan(display.console(), {**described, "folder": str(run.path), "changes": list(changes)})
+    with run.lock():
+        try:
+            _write_start(run, experiment, loaded, described, config_file, command)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
+        return _train(run, experiment, loaded, plan, restored=None)
+
+
+def _stem(config_file: Path | None) -> str:
+    return "run" if config_file is None else config_file.stem
+
+
+def _write_start(run: RunFolder, experiment, loaded, described, config_file, command) -> None:
+    if config_file is not None and config_file.suffix == ".py":
+        run.copy_config_file(config_file)
+    elif config_file is not None and (config_file.parent / "config.py").is_file():
+        run.copy_config_file(config_file.parent / "config.py")
+    run.write_json("config.json", to_json(experiment))
+    run.write_json("environment.json", folder.environment(command, config_file))
+    run.write_json("inspection.json", described)
+    run.write_json("data.json", {**base.describe(loaded), "fingerprint": data_fingerprint(loaded)})
+
+
+def resume(path: str, *, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Goes on with a run from its latest whole checkpoint, or from the start where there is none yet."""
+    run = folder.open_run(path)
+    experiment = read_experiment(run)
+    with run.lock():
+        previous = run.read_json("summary.json") if (run.path / "summary.json").exists() else {}
+        if previous.get("reason") in ("finished", "stopped early"):
+            display.note(f"{run.path} has {previous['reason']} already, at step {previous['steps']}")
+            return previous
+        loaded, plan = load_for(run, experiment)
+        state_shapes = jax.eval_shape(lambda: step.initial_state(plan, experiment)[0])
+        with Checkpoints(run.checkpoints) as checkpoints:
+            latest = checkpoints.restore_latest()
+        restored = None
+        if latest is not None:
+            at, arrays, about, notes = latest
+            for line in notes:
+                display.note(line)
+            arrays = match(arrays, as_flat(state_shapes), str(run.path))
+            restored = from_flat(arrays, state_shapes), loop.Progress(**about["progress"])
+        run.append_environment(folder.environment(command, None))
+        (run.path / "summary.json").unlink(missing_ok=True)  # it told of an interruption
+        display.note(f"going on with {run.path} from step {0 if latest is None else at} of {plan.steps}")
+        return _train(run, experiment, loaded, plan, restored)
+
+
+def _train(run: RunFolder, experiment: Experiment, loaded: Loaded, plan: Plan, restored) -> dict[str, Any]:
+    """The training of a run whose folder is there and locked."""
+    state, frozen = step.initial_state(plan, experiment)
+    progress = loop.Progress()
+    if restored is not None:
+        state, progress = restored
+    state, frozen = replicate(plan, (state, frozen))
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
+        if frozen:
+            frozen = _frozen(checkpoints, plan, frozen, saved=restored is not None)
+        writer = stack.enter_context(writers.MetricWriter(run.path, tensorboard=experiment.tensorboard))
+        writer.truncate_after(int(state.step))
+        live = stack.enter_context(display.Progress(plan.steps, int(state.step)))
+        interrupted = stack.enter_context(loop.signals())
+        edge = loop.Edge(writer.write, writer.sync, live.update, live.note, checkpoints, interrupted)
+        work = loop.Work(experiment, plan, loaded, frozen)
+        try:
+            state, reason = loop.fit(work, edge, state, progress)
+        except loop.NonFinite as error:
+            run.write_json("summary.json", {"reason": "not finite", "problems": list(error.problems)})
+            raise
+        checkpoints.wait()
+        writer.sync()
+    summary = summarise(run, work, state, progress, reason)
+    run.write_json("summary.json", summary)
+    return summary
+
+
+def _frozen(checkpoints: Checkpoints, plan: Plan, frozen, *, saved: bool):
+    """The frozen parameters: saved at the start of a run, read back when it goes on."""
+    if not saved:
+        checkpoints.save_frozen(frozen)
+        return frozen
+    arrays = match(checkpoints.restore_frozen(), as_flat(frozen), "the frozen parameters")
+    return replicate(plan, from_flat(arrays, frozen))
+
+
+def summarise(run: RunFolder, work: loop.Work, state: State, progress: loop.Progress, reason: str) -> dict[str, Any]:
+    """How a run ended; the test figures are those of the best checkpoint, if the run came to its end."""
+    summary = {
+        "name": work.experiment.name,
+        "reason": reason,
+        "steps": int(state.step),
+        "wall_time": progress.time,
+        "best": {"step": progress.best_step, "metric": work.experiment.select, "value": progress.best},
+        "skipped": int(state.skipped),
+        "folder": str(run.path),
+    }
+    if reason == "interrupted":
+        return summary | {"resume": f"python launch.py --resume {shlex.quote(str(run.path))}"}
+    best, frozen = load_best(run, work.experiment, work.plan)
+    report = loop.report(work._replace(frozen=frozen), best, "test")
+    return summary | {"test": figures(report)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading a run
+
+
+def read_experiment(run: RunFolder) -> Experiment:
+    """The experiment of a run, with the classes of its config file."""
+    from research.commandline.loading import load_config
+
+    return load_config(str(run.path / "config.json"), (Experiment,)).config
+
+
+def load_for(run: RunFolder, experiment: Experiment) -> tuple[Loaded, Plan]:
+    """The data and plan of a run. Raises UserError if the data is no longer what it was."""
+    loaded = experiment.data.load()
+    then, now = run.read_json("data.json")["fingerprint"], data_fingerprint(loaded)
+    if then != now:
+        raise UserError(f"{run.path}: the data has changed since the run began ({type(experiment.data).__name__})")
+    return loaded, make_plan(experiment, loaded)
+
+
+def load_best(run: RunFolder, experiment: Experiment, plan: Plan) -> tuple[State, dict[str, jax.Array]]:
+    """The best checkpoint of a run: its state and frozen parameters."""
+    template, frozen = jax.eval_shape(lambda: step.initial_state(plan, experiment))
+    with Checkpoints(run.checkpoints) as checkpoints:
+        _, arrays, _, notes = checkpoints.restore_best()
+        if frozen:
+            frozen = from_flat(match(checkpoints.restore_frozen(), as_flat(frozen), str(run.path)), frozen)
+    for line in notes:
+        display.note(line)
+    state = from_flat(match(arrays, as_flat(template), str(run.path)), template)
+    return replicate(plan, (state, frozen))
+
+
+def evaluate(path: str, *, split: str = "test") -> dict[str, Any]:
+    """Figures of a run's best checkpoint on a split."""
+    run = folder.open_run(path)
+    experiment = read_experiment(run)
+    loaded, plan = load_for(run, experiment)
+    state, frozen = load_best(run, experiment, plan)
+    report = loop.report(loop.Work(experiment, plan, loaded, frozen), state, split)
+    return {"folder": str(run.path), "split": split, "step": int(state.step), split: figures(report)}
+
+
+def predict(path: str, files: Sequence[str]) -> list[dict[str, Any]]:
+    """Classes of a user's own pictures, the likeliest first: [{"file", "classes": [[name, probability], ...], "note"}].
+
+    The pictures are decoded, converted and normalised as the run's data was, which itself is not needed.
+    """
+    run = folder.open_run(path)
+    experiment = read_experiment(run)
+    told = run.read_json("data.json")
+    data = base.from_description(told)
+    read = [pictures.read_picture(file, data) for file in files]
+    plan = plan_for(experiment, data.spec, told["examples"]["train"], data.background)
+    state, frozen = load_best(run, experiment, plan)
+    inputs = replicate(plan, np.stack([picture.array for picture in read]))
+    likely = evaluation.probabilities(
+        plan, boundary(experiment), frozen, *state.used(), inputs, evaluation.as_float32(data.normalisation)
+    )
+    return [
+        {
+            "file": str(file),
+            "classes": sorted(zip(data.spec.names, map(float, row), strict=True), key=lambda pair: -pair[1]),
+            "note": "; ".join(picture.notes) or None,
+        }
+        for file, picture, row in zip(files, read, np.asarray(likely), strict=True)
+    ]
+
+
+def figures(report: metrics.Report) -> dict[str, Any]:
+    """A report as plain data, as summary.json holds it."""
+    return {
+        "examples": report.count,
+        "loss": report.loss,
+        "accuracy": report.accuracy,
+        "precision": report.macro_precision,
+        "recall": report.macro_recall,
+        "f1": report.macro_f1,
+        "classes": [row._asdict() for row in report.classes],
+        "mistakes": [mistake._asdict() for mistake in report.mistakes],
+    }
+
+
+def data_fingerprint(loaded: Loaded) -> str:
+    """Sixteen hexadecimal digits that change when any example or label does (labels alone where data is streamed)."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, split in sorted(loaded.splits.items()):
+        digest.update(f"{name} {len(split)}".encode())
+        digest.update(np.ascontiguousarray(split.labels))
+        if not isinstance(split, Streamed):
+            digest.update(np.ascontiguousarray(split.inputs))
+    return digest.hexdigest()

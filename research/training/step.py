@@ -1,0 +1,292 @@
+"""One step of training, and a chunk of them: pure functions of (experiment, frozen, state, data).
+
+    for each step:  batch -> loss and gradient -> update -> average
+                    (and nothing but the step counter, where loss or gradient is not finite)
+
+A chunk is one compiled loop with the state donated, and the number of its steps is a value: one program serves every
+length, so that a run stopped anywhere and resumed computes exactly what it would have computed. (`lax.scan` compiles
+one program a length, and XLA may unroll and so round a short one otherwise.)
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from research.data import augmentation, order
+from research.data.base import Normalisation
+from research.parameters import paths
+from research.parameters.partition import is_kernel
+from research.training import metrics, schedules
+from research.training.experiment import Experiment
+from research.training.plan import Plan, initial_variables, purpose_key, share
+from research.training.state import Parameters, State
+
+Batch = dict[str, jax.Array]
+
+
+class Data(NamedTuple):
+    """What a chunk reads: all training examples, or, streamed, the batches of the chunk stacked; and how to normalise.
+
+    inputs: (examples, *shape), or (steps, batch, *shape) if streamed, as stored.
+    labels: (examples,) or (steps, batch), int32.
+    """
+
+    inputs: jax.Array
+    labels: jax.Array
+    normalisation: Normalisation
+
+
+def initial_state(plan: Plan, experiment: Experiment) -> tuple[State, Parameters]:
+    """The state before the first step, and the frozen parameters."""
+    parameters, model_state = initial_variables(plan, experiment)
+    frozen = {path: parameters[path] for path in plan.frozen}
+    trainable = {path: parameters[path] for path in plan.trainable}
+    return _initial_state(experiment, trainable, model_state), frozen
+
+
+@jax.jit
+def _initial_state(experiment: Experiment, trainable: Parameters, model_state: Parameters) -> State:
+    zero = jnp.zeros((), jnp.uint32)
+    average = None
+    if experiment.average is not None:
+        average = {"trainable": trainable, "model_state": model_state}
+    return State(
+        step=zero,
+        trainable=trainable,
+        model_state=model_state,
+        optimizer_state=experiment.optimizer.transformation(is_kernel).init(trainable),
+        average=average,
+        skipped=zero,
+        skipped_in_row=zero,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The batch of a step
+
+
+def batch_at(plan: Plan, experiment: Experiment, data: Data, step: jax.Array, first_step: jax.Array) -> Batch:
+    """The examples of a step, normalised and augmented: a function of the seeds and the step alone."""
+    if plan.streamed:
+        batch = {"inputs": data.inputs[step - first_step], "labels": data.labels[step - first_step]}
+    else:
+        indices = order.indices(experiment.data_seed, step, batch_size=experiment.batch_size, examples=plan.examples)
+        batch = {"inputs": data.inputs[indices], "labels": data.labels[indices]}
+    batch = share(plan, batch)
+    inputs, labels = batch["inputs"].astype(jnp.float32) * data.normalisation.scale, batch["labels"]
+    if experiment.augmentation is not None:
+        key = purpose_key(experiment, "augmentation", step)
+        inputs, labels = augmentation.augment(
+            experiment.augmentation, key, inputs, labels, classes=plan.spec.classes, fill=plan.fill
+        )
+    return {"inputs": (inputs - data.normalisation.mean) / data.normalisation.deviation, "labels": labels}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The step
+
+
+def outputs(plan: Plan, experiment: Experiment, frozen, trainable, model_state, inputs, **options) -> tuple[Any, Any]:
+    """Logits in float32, and what the model changed, computed in the experiment's precision."""
+    variables = plan.merge(trainable, frozen, model_state)
+    if experiment.precision != "float32":
+        low = jnp.dtype(experiment.precision)
+        variables = {**variables, "params": jax.tree.map(lambda x: x.astype(low), variables["params"])}
+        inputs = inputs.astype(low)
+    logits, changed = plan.network(experiment).apply(variables, inputs, **options)
+    return logits.astype(jnp.float32), changed
+
+
+def loss_and_gradient(plan: Plan, experiment: Experiment, frozen, trainable, model_state, batch, key):
+    """((loss, (sums, model state)), gradient) of one part of a batch."""
+
+    def loss(trainable):
+        logits, changed = outputs(
+            plan, experiment, frozen, trainable, model_state, batch["inputs"], train=True, key=key
+        )
+        losses = experiment.objective.losses(logits, batch["labels"])
+        sums = metrics.batch_sums(losses, logits, batch["labels"], jnp.ones(losses.shape, bool))
+        new_state = paths.flatten(changed)
+        new_state = {path: new_state[path].astype(old.dtype) for path, old in model_state.items()}
+        return losses.mean() + experiment.objective.penalty(trainable, is_kernel), (sums, new_state)
+
+    return jax.value_and_grad(loss, has_aux=True)(trainable)
+
+
+def accumulated(plan: Plan, experiment: Experiment, frozen, state: State, batch: Batch):
+    """Loss, gradient, sums and model state of a batch, cut into `accumulate` parts that follow one another."""
+    key = purpose_key(experiment, "dropout", state.step)
+    parts = experiment.accumulate
+    if parts == 1:
+        (loss, (sums, model_state)), gradient = loss_and_gradient(
+            plan, experiment, frozen, state.trainable, state.model_state, batch, key
+        )
+        return loss, gradient, sums, model_state
+
+    def add(carry, part):
+        model_state, total = carry
+        index, batch = part
+        (loss, (sums, model_state)), gradient = loss_and_gradient(
+            plan, experiment, frozen, state.trainable, model_state, share(plan, batch), jax.random.fold_in(key, index)
+        )
+        return (model_state, jax.tree.map(jnp.add, total, (loss / parts, gradient, sums))), None
+
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    first = jax.tree.map(lambda x: x[0], split)
+    (loss, (sums, _)), gradient = jax.eval_shape(
+        functools.partial(loss_and_gradient, plan, experiment, frozen), state.trainable, state.model_state, first, key
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, gradient, sums))
+    (model_state, (loss, gradient, sums)), _ = jax.lax.scan(
+        add, (state.model_state, zeros), (jnp.arange(parts), split)
+    )
+    return loss, jax.tree.map(lambda g: g / parts, gradient), sums, model_state
+
+
+class Step(NamedTuple):
+    """What a step leaves behind for the metrics."""
+
+    sums: dict[str, jax.Array]
+    gradient: Parameters
+    update: Parameters
+
+
+def train_step(plan: Plan, experiment: Experiment, frozen: Parameters, state: State, batch: Batch) -> tuple[State, Step]:
+    """The state after one more step, and the step's sums, gradient and update."""
+    loss, gradient, sums, model_state = accumulated(plan, experiment, frozen, state, batch)
+    norm = global_norm(gradient)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    if experiment.clip is not None:
+        factor = jnp.minimum(1.0, experiment.clip / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
+        gradient = jax.tree.map(lambda g: g * factor, gradient)
+    direction, optimizer_state = experiment.optimizer.transformation(is_kernel).update(
+        gradient, state.optimizer_state, state.trainable
+    )
+    rate = learning_rate(plan, experiment, state.step)
+    update = jax.tree.map(lambda d: -rate * d, direction)
+    trainable = jax.tree.map(jnp.add, state.trainable, update)
+    new = (trainable, model_state, optimizer_state, averaged(experiment, state, trainable, model_state))
+    old = (state.trainable, state.model_state, state.optimizer_state, state.average)
+    trainable, model_state, optimizer_state, average = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    bad = (~finite).astype(jnp.uint32)
+    new_state = State(
+        step=state.step + 1,
+        trainable=trainable,
+        model_state=model_state,
+        optimizer_state=optimizer_state,
+        average=average,
+        skipped=state.skipped + bad,
+        skipped_in_row=(state.skipped_in_row + bad) * bad,
+    )
+    sums = {name: jnp.where(finite, value, 0) for name, value in sums.items()}
+    sums |= {"objective": jnp.where(finite, loss, 0), "gradient_norm": jnp.where(finite, norm, 0)}
+    return new_state, Step({**sums, "steps": 1 - bad, "skipped": bad}, gradient, update)
+
+
+def learning_rate(plan: Plan, experiment: Experiment, step: jax.Array) -> jax.Array:
+    """The learning rate of a step."""
+    multiplier = schedules.multiplier(experiment.schedule, step, plan.steps, plan.steps_per_epoch(experiment))
+    return experiment.optimizer.learning_rate * multiplier
+
+
+def averaged(experiment: Experiment, state: State, trainable: Parameters, model_state: Parameters):
+    """The running averages after a step; their decay grows to its value as (1 + step) / (10 + step)."""
+    if state.average is None:
+        return None
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(experiment.average, (1 + step) / (10 + step))
+    new = {"trainable": trainable, "model_state": model_state}
+    return jax.tree.map(lambda mean, value: decay * mean + (1 - decay) * value, state.average, new)
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """The Euclidean norm of all arrays of a tree together."""
+    return jnp.sqrt(sum((jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)), start=jnp.zeros(())))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The chunk
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def train_chunk(
+    plan: Plan, experiment: Experiment, frozen: Parameters, state: State, data: Data, steps: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
+    """The state after `steps` more steps, and what is logged of them.
+
+    Logged are sums over the chunk (loss, correct, count, ...), and of its last step the learning rate and the norms.
+    """
+    first_step = state.step
+
+    def body(i, carry):
+        state, totals, _ = carry
+        batch = batch_at(plan, experiment, data, state.step, first_step)
+        new_state, step = train_step(plan, experiment, frozen, state, batch)
+        totals = jax.tree.map(jnp.add, totals, step.sums)
+        last = jax.lax.cond(
+            i == steps - 1,
+            lambda: last_step(plan, experiment, frozen, new_state, batch, step),
+            lambda: carry[2],
+        )
+        return new_state, totals, last
+
+    carry = (state, *_zeros(plan, experiment, frozen, state, data))
+    state, totals, last = jax.lax.fori_loop(jnp.uint32(0), steps, body, carry)
+    return state, {**totals, **last, "skipped_in_row": state.skipped_in_row}
+
+
+def last_step(plan: Plan, experiment: Experiment, frozen, state: State, batch: Batch, step: Step) -> dict[str, Any]:
+    """What is logged of the last step of a chunk alone."""
+    logged = {"learning_rate": learning_rate(plan, experiment, state.step - 1)}
+    if experiment.norms == "none":
+        return logged
+    for name, tree in (("gradient", step.gradient), ("update", step.update), ("parameter", state.trainable)):
+        logged |= {f"{name}_norm/{layer}": norm for layer, norm in norms_by_layer(tree).items()}
+    if experiment.norms == "activations":
+        logged |= activation_norms(plan, experiment, frozen, state, batch)
+    return logged
+
+
+def norms_by_layer(parameters: Parameters) -> dict[str, jax.Array]:
+    """The norm of each layer's parameters together; a layer is a path without its last part."""
+    layers: dict[str, list[jax.Array]] = {}
+    for path, value in parameters.items():
+        layers.setdefault(path.rpartition("/")[0] or path, []).append(value)
+    return {layer: global_norm(values) for layer, values in layers.items()}
+
+
+def activation_norms(plan: Plan, experiment: Experiment, frozen, state: State, batch: Batch) -> dict[str, jax.Array]:
+    """The root mean square of each layer's outputs on a batch, as evaluated."""
+    layers = tuple(dict.fromkeys(path.rpartition("/")[0] for path in plan.trainable + plan.frozen))
+    _, changed = outputs(
+        plan, experiment, frozen, state.trainable, state.model_state, batch["inputs"], train=False, features=layers
+    )
+    return {
+        f"activation_rms/{layer}": jnp.sqrt(jnp.mean(jnp.square(value.astype(jnp.float32))))
+        for layer, value in changed["features"].items()
+    }
+
+
+def _zeros(plan: Plan, experiment: Experiment, frozen, state: State, data: Data):
+    """Zeros for the sums and for the last step's values, of the shapes that a step gives."""
+
+    def once(state):
+        batch = batch_at(plan, experiment, data, state.step, state.step)
+        new_state, step = train_step(plan, experiment, frozen, state, batch)
+        return step.sums, last_step(plan, experiment, frozen, new_state, batch, step)
+
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(once, state))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def nonfinite_paths(
+    plan: Plan, experiment: Experiment, frozen, state: State, data: Data, first_step: jax.Array
+) -> dict[str, jax.Array]:
+    """Which gradients are not finite at the step before, whose update was skipped: {path: () bool}."""
+    before = dataclasses.replace(state, step=state.step - 1)
+    batch = batch_at(plan, experiment, data, before.step, first_step)
+    _, gradient, _, _ = accumulated(plan, experiment, frozen, before, batch)
+    return {path: ~jnp.all(jnp.isfinite(value)) for path, value in gradient.items()}

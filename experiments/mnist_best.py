@@ -1,0 +1,24 @@
+"""MNIST to 99.6 % and better: random poses and an average of the parameters over time.
+
+    MNIST_DIR=path/to/mnist python launch.py --config experiments/mnist_best.py
+
+Time: TIME on two cores. Result: RESULT test accuracy.
+"""
+
+from research.data import MNIST, Augmentation
+from research.models import ConvNet
+from research.training import AdamW, Cosine, Experiment, epochs, percent
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        data=MNIST(),
+        model=ConvNet(features=(32, 64, 128), convolutions=2, hidden=(256,), dropout=0.4, norm="batch"),
+        augmentation=Augmentation(rotation=12.0, scale=0.12, shift=2.0),
+        optimizer=AdamW(learning_rate=3e-3, weight_decay=2e-2),
+        schedule=Cosine(warmup=percent(5)),
+        duration=epochs(25),
+        batch_size=128,
+        average=0.999,
+        evaluate_every=epochs(1),
+    )

@@ -1,0 +1,88 @@
+"""Every command and every piece of Python in the README works as it stands.
+
+The two set-up commands are run by `.ci/run`. Training is cut short by overrides at the end of the command; nothing else
+is changed.
+"""
+
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SHORT = '--config.duration "30 steps" --config.evaluate_every "15 steps"'
+
+
+def blocks(language: str) -> list[str]:
+    """The contents of the README's blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every command line but those of the two set-up blocks."""
+    lines = [line for block in blocks("bash")[2:] for line in block.splitlines() if line.strip()]
+    assert len(lines) > 8
+    return lines
+
+
+def shortened(line: str) -> str:
+    """The command, cut short if it trains."""
+    if "--config " not in line or "--help" in line or "--mode" in line:
+        return line
+    return f"{line} {SHORT}" + (" --config.data.validation 40" if "mnist" in line else "")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A folder like a fresh checkout, with a tiny MNIST where MNIST_DIR says."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copy(ROOT / "launch.py", folder)
+    for name in ("experiments", "docs"):
+        shutil.copytree(ROOT / name, folder / name)
+    random = np.random.default_rng(0)
+    (folder / "mnist").mkdir()
+    for part, count in (("train", 400), ("t10k", 60)):
+        pictures = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for name, array in (("images-idx3", pictures), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            (folder / "mnist" / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes(), 1))
+    return folder
+
+
+def test_the_commands_run_one_after_another_as_they_stand(checkout):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {
+        **os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "MNIST_DIR": str(checkout / "mnist"),
+    }
+    short = shortened(blocks("bash")[0].split("&&")[1].strip())  # the main job: what follows uses its run
+    for line in (short, *map(shortened, commands())):
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+    pieces = blocks("python")
+    (analysis,) = (piece for piece in pieces if "load_runs" in piece)
+    done = subprocess.run([sys.executable, "-c", analysis], cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "digits_cnn" in done.stdout
+
+
+@pytest.mark.parametrize("piece", [piece for piece in blocks("python") if "load_runs" not in piece])
+def test_the_pieces_of_python_run(piece):
+    namespace = {"__name__": "readme"}
+    exec(compile(piece, "README.md", "exec"), namespace)
+    if "get_config" in namespace:
+        from research.config import validate
+
+        assert validate(namespace["get_config"]())
+    else:
+        assert len(namespace) > 3

@@ -341,7 +341,9 @@ def make(name: str, hint: Any, path: str) -> Any:
         raise ConfigError(f"{path}: no kind '{name}'{did_you_mean(name, known)}")
     missing = [f.name for f in dataclasses.fields(cls) if f.init and f.default is f.default_factory]
     if missing:
-        raise ConfigError(f"{path}: {cls.__name__} needs {', '.join(missing)}, so it can only be given in a config file")
+        raise ConfigError(
+            f"{path}: {cls.__name__} needs {', '.join(missing)}, so it can only be given in a config file"
+        )
     return cls()
 
 

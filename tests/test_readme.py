@@ -60,7 +60,11 @@ def checkout(tmp_path_factory):
 def test_the_commands_run_one_after_another_as_they_stand(checkout):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {
-        **os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "MNIST_DIR": str(checkout / "mnist"),
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "",
+        "MNIST_DIR": str(checkout / "mnist"),
     }
     short = shortened(blocks("bash")[0].split("&&")[1].strip())  # the main job: what follows uses its run
     for line in (short, *map(shortened, commands())):
@@ -71,7 +75,9 @@ def test_the_commands_run_one_after_another_as_they_stand(checkout):
         assert "Traceback" not in done.stderr
     pieces = blocks("python")
     (analysis,) = (piece for piece in pieces if "load_runs" in piece)
-    done = subprocess.run([sys.executable, "-c", analysis], cwd=checkout, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", analysis], cwd=checkout, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "digits_cnn" in done.stdout
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -70,7 +71,10 @@ def startup() -> None:
 
     config = ("--config", "experiments/digits_cnn.py", "--help")
     plain, with_config = interleaved(lambda: run("--help"), lambda: run(*config), rounds=5)
-    rows = [("launch.py --help", spread(plain, digits=2)), ("launch.py --config ... --help", spread(with_config, digits=2))]
+    rows = [
+        ("launch.py --help", spread(plain, digits=2)),
+        ("launch.py --config ... --help", spread(with_config, digits=2)),
+    ]
     table("Start-up, seconds (goal: --help below 1.5)", ("command", "median (middle half)"), rows)
 
 
@@ -89,21 +93,37 @@ def subjects() -> dict:
     }
 
 
-def prepared(experiment) -> tuple:
-    """Plan, leaves, frozen parameters, a function that makes a new state, data."""
-    from research.training.evaluation import to_device
-    from research.training.plan import boundary, make_plan, replicate
-    from research.training.step import initial_state
+class Prepared(NamedTuple):
+    """An experiment that is ready to step."""
 
-    loaded = experiment.data.load()
-    plan = make_plan(experiment, loaded)
-    leaves = replicate(plan, boundary(experiment))
-    data = to_device(plan, loaded.splits["train"], loaded.normalisation)
-    fresh = lambda: replicate(plan, initial_state(plan, leaves)[0])  # noqa: E731
-    return plan, leaves, {}, fresh, data
+    experiment: Any
+    loaded: Any
+    plan: Any
+    leaves: Any
+    data: Any
+
+    @classmethod
+    def of(cls, experiment) -> "Prepared":
+        """Loads the data, plans, and puts everything on the device."""
+        from research.training.evaluation import to_device
+        from research.training.plan import boundary, make_plan, replicate
+
+        loaded = experiment.data.load()
+        plan = make_plan(experiment, loaded)
+        data = to_device(plan, loaded.splits["train"], loaded.normalisation)
+        return cls(experiment, loaded, plan, replicate(plan, boundary(experiment)), data)
+
+    def state(self) -> Any:
+        """A new state, computed."""
+        import jax
+
+        from research.training.plan import replicate
+        from research.training.step import initial_state
+
+        return jax.block_until_ready(replicate(self.plan, initial_state(self.plan, self.leaves)[0]))
 
 
-def timed(function: Callable[[], object]) -> float:
+def seconds_until_computed(function: Callable[[], object]) -> float:
     """Seconds until what a function returns is computed."""
     import jax
 
@@ -112,9 +132,22 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
+def compared(name: str, steps: int, first: Callable[[], float], second: Callable[[], float]) -> tuple:
+    """A row: microseconds a step of both, and the median ratio of second to first in a round."""
+    first(), second()  # compile
+    a, b = interleaved(first, second)
+    ratio = statistics.median(y / x for x, y in zip(a, b, strict=True))
+    return name, spread(a, 1e6 / steps), spread(b, 1e6 / steps), f"{ratio:.3f}"
+
+
 def overhead() -> None:
     """Training through the loop, logging on, against the bare jitted program doing the same steps in one call."""
-    import jax
+    rows = [_overhead_of(name, Prepared.of(experiment)) for name, experiment in subjects().items()]
+    header = ("model", "bare, us a step", "loop, us a step", "ratio")
+    table("The loop over the bare program, evaluation excluded (goal: at most 1.03)", header, rows)
+
+
+def _overhead_of(name: str, it: Prepared) -> tuple:
     import jax.numpy as jnp
 
     from research.training import loop
@@ -122,31 +155,22 @@ def overhead() -> None:
     from research.training.step import train_chunk
     from research.training.writers import MetricWriter
 
-    rows = []
-    for name, experiment in subjects().items():
-        plan, leaves, frozen, fresh, data = prepared(experiment)
-        loaded = experiment.data.load()
+    def bare() -> float:
+        state, steps = it.state(), jnp.uint32(it.plan.steps)
+        return seconds_until_computed(lambda: train_chunk(it.plan, it.leaves, {}, state, it.data, steps))
 
-        def bare():
-            state = jax.block_until_ready(fresh())
-            return timed(lambda: train_chunk(plan, leaves, frozen, state, data, jnp.uint32(plan.steps)))
+    def through_the_loop() -> float:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Checkpoints(Path(folder)) as checkpoints,
+            MetricWriter(Path(folder)) as writer,
+            _silent_display(it.plan.steps) as display,
+        ):
+            edge = loop.Edge(writer.write, writer.sync, display.update, display.note, checkpoints, lambda: None)
+            work = loop.Work(it.experiment, it.plan, it.loaded, {})
+            return _seconds_of_training(work, edge, it.state())
 
-        def through_the_loop():
-            with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
-                with MetricWriter(Path(folder)) as writer, _silent_display(plan.steps) as display:
-                    edge = loop.Edge(writer.write, writer.sync, display.update, display.note, checkpoints, lambda: None)
-                    work = loop.Work(experiment, plan, loaded, frozen)
-                    state = jax.block_until_ready(fresh())
-                    trained = _time_of_training(work, edge, state)
-            return trained
-
-        bare(), through_the_loop()
-        a, b = interleaved(bare, through_the_loop)
-        ratio = statistics.median(y / x for x, y in zip(a, b, strict=True))
-        us = 1e6 / plan.steps
-        rows.append((name, spread(a, us), spread(b, us), f"{ratio:.3f}"))
-    header = ("model", "bare, us a step", "loop, us a step", "ratio")
-    table("The loop over the bare program, evaluation excluded (goal: at most 1.03)", header, rows)
+    return compared(name, it.plan.steps, bare, through_the_loop)
 
 
 @contextlib.contextmanager
@@ -159,64 +183,53 @@ def _silent_display(steps: int):
         yield display
 
 
-def _time_of_training(work, edge, state) -> float:
+class _Reached(Exception):
+    pass
+
+
+def _seconds_of_training(work, edge, state) -> float:
     """Seconds from the start of the loop to the evaluation that ends it."""
+    from unittest import mock
+
     from research.training import loop
 
-    class Reached(Exception):
-        pass
-
-    def reached(*_):
-        raise Reached
-
-    evaluate, loop._evaluate = loop._evaluate, reached
     begun = time.perf_counter()
-    try:
-        loop.fit(work, edge, state, loop.Progress())
-    except Reached:
-        return time.perf_counter() - begun
-    finally:
-        loop._evaluate = evaluate
+    with mock.patch.object(loop, "_evaluate", side_effect=_Reached):
+        try:
+            loop.fit(work, edge, state, loop.Progress())
+        except _Reached:
+            return time.perf_counter() - begun
     raise AssertionError("the loop ended without an evaluation")
 
 
 def feeding() -> None:
     """Steps that gather their batches against steps on one fixed batch."""
+    rows = [_feeding_of(name, Prepared.of(experiment)) for name, experiment in subjects().items()]
+    header = ("model", "gathered, us a step", "fixed batch, us a step", "speed")
+    table("Feeding: speed relative to stepping on one fixed batch (goal: at least 0.90)", header, rows)
+
+
+def _feeding_of(name: str, it: Prepared) -> tuple:
     import jax
     import jax.numpy as jnp
 
     from research.training.step import batch_at, train_step
 
-    rows = []
-    for name, experiment in subjects().items():
-        plan, leaves, frozen, fresh, data = prepared(experiment)
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def run(fixed, state, leaves, data, steps):
+        first = batch_at(it.plan, leaves, data, state.step, state.step)
 
-        def loop_of(fixed: bool, plan=plan):
-            @functools.partial(jax.jit, donate_argnums=0)
-            def run(state, leaves, data, steps):
-                first = batch_at(plan, leaves, data, state.step, state.step)
+        def body(_, state):
+            batch = first if fixed else batch_at(it.plan, leaves, data, state.step, state.step)
+            return train_step(it.plan, leaves, {}, state, batch)[0]
 
-                def body(_, state):
-                    batch = first if fixed else batch_at(plan, leaves, data, state.step, state.step)
-                    return train_step(plan, leaves, frozen, state, batch)[0]
+        return jax.lax.fori_loop(0, steps, body, state)
 
-                return jax.lax.fori_loop(0, steps, body, state)
+    def seconds(fixed: bool) -> float:
+        state, steps = it.state(), jnp.int32(it.plan.steps)
+        return seconds_until_computed(lambda: run(fixed, state, it.leaves, it.data, steps))
 
-            return run
-
-        def seconds(run, plan=plan, leaves=leaves, data=data, fresh=fresh):
-            state = jax.block_until_ready(fresh())
-            return timed(lambda: run(state, leaves, data, jnp.int32(plan.steps)))
-
-        runs = [functools.partial(seconds, loop_of(fixed)) for fixed in (True, False)]
-        for run in runs:
-            run()
-        a, b = interleaved(*runs)
-        ratio = statistics.median(x / y for x, y in zip(a, b, strict=True))
-        us = 1e6 / plan.steps
-        rows.append((name, spread(a, us), spread(b, us), f"{ratio:.3f}"))
-    header = ("model", "fixed batch, us a step", "gathered, us a step", "speed")
-    table("Feeding: speed relative to stepping on one fixed batch (goal: at least 0.90)", header, rows)
+    return compared(name, it.plan.steps, functools.partial(seconds, False), functools.partial(seconds, True))
 
 
 def accuracy(seeds: int = 5) -> None:

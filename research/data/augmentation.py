@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from research.config import config, leaf
 from research.errors import UserError
@@ -46,11 +46,11 @@ DRAWS = ("rotation", "scale", "shift", "elastic", "flip", "cutout", "mixup")
 def augment(
     augmentation: Augmentation,
     key: Array,
-    inputs: Float[Array, "batch *shape"],
-    labels: Int[Array, "batch"],
+    inputs: Float[ArrayLike, "batch *shape"],
+    labels: Int[ArrayLike, "batch"],
     *,
     classes: int,
-    fill: float | Sequence[float] = 0.0,
+    fill: ArrayLike | Sequence[ArrayLike] = 0.0,
 ) -> tuple[Float[Array, "batch *shape"], Array]:
     """A batch, changed at random: the inputs, of the same shape, and the labels.
 
@@ -151,7 +151,7 @@ def _smoothing(size: int, parts: int = 7) -> np.ndarray:
 
 
 def sample(
-    inputs: Float[Array, "batch height width features"], rows: Coordinates, columns: Coordinates, fill=0.0
+    inputs: Float[ArrayLike, "batch height width features"], rows: Coordinates, columns: Coordinates, fill=0.0
 ) -> Float[Array, "batch height width features"]:
     """Pictures read at (rows, columns), in pixels and in between: bilinearly, with `fill` all around.
 
@@ -186,7 +186,7 @@ def _whole_and_part(coordinates, size):
 # Cutout and mixup
 
 
-def cut_out(side: float, key: Array, shape: Sequence[int]) -> Array:
+def cut_out(side: ArrayLike, key: Array, shape: Sequence[int]) -> Array:
     """(batch, ..., 1) truths: which pixels lie in a box, `side` of the input's extent along every axis of space.
 
     Its centre is uniform over the input, so that it may stand out over the edge (DeVries and Taylor, 2017).
@@ -202,7 +202,9 @@ def cut_out(side: float, key: Array, shape: Sequence[int]) -> Array:
     return inside
 
 
-def mix_up(alpha: float, key: Array, inputs: Array, labels: Int[Array, "batch"], classes: int) -> tuple[Array, Array]:
+def mix_up(
+    alpha: ArrayLike, key: Array, inputs: ArrayLike, labels: Int[ArrayLike, "batch"], classes: int
+) -> tuple[Array, Array]:
     """Each example mixed with the next of the batch, and their labels in the same proportion (Zhang et al., 2018).
 
     The proportion is drawn from Beta(alpha, alpha) for each example, and its larger part goes to the example itself;
@@ -217,7 +219,7 @@ def mix_up(alpha: float, key: Array, inputs: Array, labels: Int[Array, "batch"],
     return tuple(mixed)
 
 
-def symmetric_beta(alpha: float, uniform: Float[Array, "2 batch"]) -> Float[Array, "batch"]:
+def symmetric_beta(alpha: ArrayLike, uniform: Float[ArrayLike, "2 batch"]) -> Float[Array, "batch"]:
     """Numbers distributed as Beta(alpha, alpha), from two uniform ones each; as Bernoulli(1/2) for alpha 0.
 
     One line instead of a rejection loop, after Devroye (1996), "Random variate generation in one line of code":

@@ -66,8 +66,8 @@ def positions(
 
 
 def shuffled(
-    seed: ArrayLike, epoch: UInt32[ArrayLike, "batch"], place: UInt32[ArrayLike, "batch"], *, examples: int
-) -> Int32[ArrayLike, "batch"]:
+    seed: ArrayLike, epoch: UInt32[ArrayLike, "..."], place: UInt32[ArrayLike, "..."], *, examples: int
+) -> Int32[ArrayLike, "..."]:
     """The example at each place of its epoch: for one seed and epoch, a bijection of [0, examples)."""
     xp = _namespace(seed, epoch, place)
     high, low = _digits(examples)

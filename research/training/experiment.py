@@ -42,19 +42,31 @@ class Experiment:
     partition: Partition = structure(Partition(), "which parameters are trained")
     duration: Duration = structure(epochs(10), "how long to train: steps, epochs or examples")
     batch_size: int = structure(64, "examples in a step", within="[1, inf)")
-    accumulate: int = structure(1, "parts that a batch is cut into, one after the other, to save memory", within="[1, inf)")
+    accumulate: int = structure(
+        1, "parts that a batch is cut into, one after the other, to save memory", within="[1, inf)"
+    )
     clip: float | None = leaf(None, "largest global norm of the gradient", within="(0, inf)")
-    average: float | None = leaf(None, "decay of the running average of the parameters, which is then what is evaluated and kept", within="[0, 1)")
+    average: float | None = leaf(
+        None,
+        "decay of the running average of the parameters, which is then what is evaluated and kept",
+        within="[0, 1)",
+    )
     precision: Literal["float32", "bfloat16"] = structure("float32", "of the computation; parameters stay float32")
     early_stopping: EarlyStopping | None = structure(None, "stop when validation stops improving")
-    select: Literal["validation/accuracy", "validation/loss"] = structure("validation/accuracy", "what the best checkpoint is best at")
+    select: Literal["validation/accuracy", "validation/loss"] = structure(
+        "validation/accuracy", "what the best checkpoint is best at"
+    )
     evaluate_every: Duration = structure(epochs(1), "how often to evaluate, and to save a checkpoint")
     log_every: Duration = edge(steps(50), "how often to write a row of training metrics")
     norms: Literal["none", "layers", "activations"] = structure(
         "layers", "norms logged for each layer: of gradients, updates and parameters; with 'activations', of those too"
     )
-    patience_nonfinite: int = structure(10, "steps in a row with a non-finite loss or gradient before the run stops", within="[1, inf)")
-    devices: int | None = structure(None, "devices that share each batch; all that divide it if None", within="[1, inf)")
+    patience_nonfinite: int = structure(
+        10, "steps in a row with a non-finite loss or gradient before the run stops", within="[1, inf)"
+    )
+    devices: int | None = structure(
+        None, "devices that share each batch; all that divide it if None", within="[1, inf)"
+    )
     tensorboard: bool = edge(False, "also write TensorBoard event files")
 
     def problems(self) -> Iterator[tuple[str, str]]:

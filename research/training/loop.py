@@ -79,7 +79,7 @@ class NonFinite(UserError):
 
 def fit(work: Work, edge: Edge, state: State, progress: Progress) -> tuple[State, str]:
     """Trains to the end, and returns the last state and why it ended: "finished", "stopped early" or "interrupted"."""
-    experiment, plan, loaded, frozen = work
+    experiment, plan, _, frozen = work
     leaves = replicate(plan, boundary(experiment))
     log_every, evaluate_every = milestones(experiment, plan)
     if plan.streamed:
@@ -165,7 +165,10 @@ def _chunks(work: Work, step: int, log_every: int, evaluate_every: int) -> Itera
         batches = None
         if plan.streamed:
             batches = feeding.stream(
-                train, seed=work.experiment.data_seed, first_step=step, steps=plan.steps - step,
+                train,
+                seed=work.experiment.data_seed,
+                first_step=step,
+                steps=plan.steps - step,
                 batch_size=work.experiment.batch_size,
             )
             if hasattr(batches, "close"):
@@ -295,7 +298,11 @@ def report(work: Work, state: State, split: str) -> metrics.Report:
     """Test figures of a state on a whole split."""
     plan, loaded = work.plan, work.loaded
     sums = evaluation.evaluate_split(
-        plan, replicate(plan, boundary(work.experiment)), work.frozen, state.used(), loaded.splits[split],
+        plan,
+        replicate(plan, boundary(work.experiment)),
+        work.frozen,
+        state.used(),
+        loaded.splits[split],
         loaded.normalisation,
     )
     return metrics.report(sums["confusion"], sums["loss"], plan.spec.names)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Int32
 
 
 def batch_sums(
@@ -76,7 +76,7 @@ class Report(NamedTuple):
 
 
 def report(
-    confusion: Int[np.ndarray, "classes classes"], loss_sum: float, names: Sequence[str], *, most: int = 10
+    confusion: Int[np.ndarray, "classes classes"], loss_sum: ArrayLike, names: Sequence[str], *, most: int = 10
 ) -> Report:
     """The report of a confusion matrix (rows: true classes) and a sum of losses, with the `most` frequent mistakes.
 

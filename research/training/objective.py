@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from research.config import config, leaf
 
@@ -25,7 +25,7 @@ class Objective:
         """The loss of each example. Labels are integers (batch,), or with mixup probabilities (batch, classes)."""
         raise NotImplementedError(f"{type(self).__name__} has no losses()")
 
-    def penalty(self, parameters: Mapping[str, Array], decayed: Callable[[str], bool]) -> Float[Array, ""] | float:
+    def penalty(self, parameters: Mapping[str, ArrayLike], decayed: Callable[[str], bool]) -> Float[Array, ""] | float:
         """What is added to the mean loss for the trainable parameters, by path; `decayed` tells which it is about."""
         return 0.0
 

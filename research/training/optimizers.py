@@ -14,10 +14,12 @@ at the end, and so multiplied by the learning rate (as in PyTorch, and unlike Lo
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
 import optax.contrib
+from jaxtyping import ArrayLike
 
 from research.config import config, leaf, structure
 
@@ -34,15 +36,15 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no transformation()")
 
 
-def _learning_rate(default: float) -> float:
+def _learning_rate(default: float) -> Any:
     return leaf(default, "step size, before the schedule", within="[0, inf)")
 
 
-def _weight_decay(default: float | None, kind: str) -> float | None:
+def _weight_decay(default: float | None, kind: str) -> Any:
     return leaf(default, f"weight decay of kernels, {kind}", within="[0, inf)")
 
 
-def _decay(default: float, what: str) -> float:
+def _decay(default: float, what: str) -> Any:
     return leaf(default, f"decay of the running mean of {what}", within="[0, 1)")
 
 
@@ -50,7 +52,7 @@ def _chain(*parts: optax.GradientTransformation | None) -> optax.GradientTransfo
     return optax.chain(optax.identity(), *(part for part in parts if part is not None))  # of no parts, optax makes none
 
 
-def _decayed_weights(rate: float | None, decayed: Decayed) -> optax.GradientTransformation | None:
+def _decayed_weights(rate: ArrayLike | None, decayed: Decayed) -> optax.GradientTransformation | None:
     if rate is None:
         return None
     return optax.add_decayed_weights(rate, mask=lambda parameters: {path: decayed(path) for path in parameters})

@@ -98,7 +98,9 @@ def make_mesh(experiment: Experiment) -> Mesh | None:
     part = experiment.batch_size // experiment.accumulate
     available = jax.device_count()
     if experiment.devices is not None and experiment.devices > available:
-        raise UserError(f"devices: {experiment.devices} are asked for and {available} are there ({jax.default_backend()})")
+        raise UserError(
+            f"devices: {experiment.devices} are asked for and {available} are there ({jax.default_backend()})"
+        )
     count = experiment.devices or max(n for n in range(1, available + 1) if part % n == 0)
     if count == 1:
         return None
@@ -136,9 +138,7 @@ def purpose_key(experiment: Experiment, purpose: str, step: jax.Array | None = N
 
 def milestones(experiment: Experiment, plan: Plan) -> tuple[int, int]:
     """Steps between two rows of metrics, and between two evaluations."""
-    into_steps = functools.partial(
-        to_steps, examples=plan.examples, batch_size=experiment.batch_size, total=plan.steps
-    )
+    into_steps = functools.partial(to_steps, examples=plan.examples, batch_size=experiment.batch_size, total=plan.steps)
     return into_steps(experiment.log_every), into_steps(experiment.evaluate_every)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from research.config import fingerprint, from_json, to_json
+from research.config import fingerprint, to_json
 from research.data import base, pictures
 from research.data.base import Loaded, Streamed
 from research.errors import UserError

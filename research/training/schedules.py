@@ -11,6 +11,7 @@ A schedule that falls to `final` would have it at step `total_steps`, the first 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -53,7 +54,7 @@ def multiplier(schedule: Schedule, step: ArrayLike, total_steps: int, steps_per_
     return jnp.asarray(schedule.multiplier(step, total_steps, in_steps), jnp.float32)
 
 
-def _warmup() -> Duration | None:
+def _warmup() -> Any:
     return structure(None, "rise to the full rate over this long at the start")
 
 

@@ -140,9 +140,7 @@ def accumulated(plan: Plan, experiment: Experiment, frozen, state: State, batch:
         functools.partial(loss_and_gradient, plan, experiment, frozen), state.trainable, state.model_state, first, key
     )
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, gradient, sums))
-    (model_state, (loss, gradient, sums)), _ = jax.lax.scan(
-        add, (state.model_state, zeros), (jnp.arange(parts), split)
-    )
+    (model_state, (loss, gradient, sums)), _ = jax.lax.scan(add, (state.model_state, zeros), (jnp.arange(parts), split))
     return loss, jax.tree.map(lambda g: g / parts, gradient), sums, model_state
 
 
@@ -154,7 +152,9 @@ class Step(NamedTuple):
     update: Parameters
 
 
-def train_step(plan: Plan, experiment: Experiment, frozen: Parameters, state: State, batch: Batch) -> tuple[State, Step]:
+def train_step(
+    plan: Plan, experiment: Experiment, frozen: Parameters, state: State, batch: Batch
+) -> tuple[State, Step]:
     """The state after one more step, and the step's sums, gradient and update."""
     loss, gradient, sums, model_state = accumulated(plan, experiment, frozen, state, batch)
     norm = global_norm(gradient)

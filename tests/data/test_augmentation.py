@@ -165,6 +165,18 @@ def test_poses_stay_within_their_strengths_and_fill_them():
     assert stats.kstest(angle, stats.uniform(-30, 60).cdf).pvalue > 1e-4
 
 
+def test_draws_of_different_changes_are_independent():
+    rows, columns = source(Augmentation(rotation=30.0, scale=0.2, shift=2.0), KEY, 4000, 9, 11)
+    across = np.stack([rows[:, 4, -1] - rows[:, 4, 0], columns[:, 4, -1] - columns[:, 4, 0]])
+    angle, zoom = np.arctan2(-across[0], across[1]), 10 / np.hypot(*across)
+    flipped = augment(
+        Augmentation(flip=0.5), KEY, np.tile([[0.0], [1.0]], (4000, 1, 1)), np.zeros(4000, int), classes=2
+    )
+    mixed = symmetric_beta(1.0, jax.random.uniform(jax.random.fold_in(KEY, DRAWS.index("mixup")), (2, 4000)))
+    table = np.corrcoef([angle, zoom, rows[:, 4, 5], columns[:, 4, 5], flipped[0][:, 0, 0], mixed])
+    assert np.abs(table - np.eye(6)).max() < 0.07
+
+
 def test_elastic_displacements_have_the_deviation_asked_for_everywhere_and_are_smooth():
     noise = np.asarray(augmentation.smooth_noise(KEY, 3000, 14, 10), np.float64)
     np.testing.assert_allclose(noise.std(0), 1, atol=0.07)

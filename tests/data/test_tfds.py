@@ -1,4 +1,7 @@
-"""A set prepared here, as array_record with pictures as PNG bytes: the one way that needs no TensorFlow."""
+"""A set prepared here, as array_record with pictures as PNG bytes: the one way that needs no TensorFlow.
+
+Where TensorFlow is installed (the extra `tensorflow`), the same set is read from TFRecord files as well.
+"""
 
 import importlib.util
 import io
@@ -6,6 +9,7 @@ import json
 import shutil
 import socket
 import sys
+import urllib.request
 
 import numpy as np
 import pytest
@@ -17,14 +21,17 @@ from research.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of tensorflow-datasets and of what it imports
 SIZES = {"train": 40, "test": 12}
+needs_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="the extra `tensorflow` is not installed"
+)
 
 
 def picture(index):
     return np.random.default_rng(index).integers(0, 256, (6, 5, 1)).astype(np.uint8)
 
 
-def prepare(folder, sizes, shape=(6, 5, 1), label=lambda i: i % 3):
-    """Write the set "toy" under `folder`; without `shape`, pictures have different sizes."""
+def make_builder(sizes, shape=(6, 5, 1), label=lambda i: i % 3, encoding="PNG"):
+    """A set "toy": without `shape`, pictures have different sizes; without `encoding`, they are numbers."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -32,9 +39,10 @@ def prepare(folder, sizes, shape=(6, 5, 1), label=lambda i: i % 3):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
+            image = tfds.features.Image(shape=shape or (None, None, 1))
             features = tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(shape=shape or (None, None, 1)),
+                    "image": image if encoding else tfds.features.Tensor(shape=shape, dtype=np.uint8),
                     "label": tfds.features.ClassLabel(names=["ant", "bee", "cat"]),
                     "note": tfds.features.Text(),
                 }
@@ -47,12 +55,26 @@ def prepare(folder, sizes, shape=(6, 5, 1), label=lambda i: i % 3):
 
         def _generate_examples(self, start, count):
             for index in range(start, start + count):
-                file = io.BytesIO()
-                pixels = picture(index)[..., 0]
-                Image.fromarray(pixels if shape else pixels[: 5 + index % 2]).save(file, "PNG")
-                yield int(index), {"image": file.getvalue(), "label": label(index), "note": "a note"}
+                yield int(index), {"image": self._encode(index), "label": label(index), "note": "a note"}
 
-    Toy(data_dir=str(folder), file_format="array_record").download_and_prepare()
+        def _encode(self, index):
+            if not encoding:
+                return picture(index)
+            file = io.BytesIO()
+            pixels = picture(index)[..., 0]
+            image = Image.fromarray(pixels if shape else pixels[: 5 + index % 2])
+            image.convert("RGB" if shape and shape[-1] == 3 else "L").save(file, encoding)
+            return file.getvalue()
+
+    return Toy
+
+
+def prepare(folder, sizes, *, file_format="array_record", shards=1, **options):
+    """Write the set "toy" under `folder`."""
+    import tensorflow_datasets as tfds
+
+    builder = make_builder(sizes, **options)(data_dir=str(folder), file_format=file_format)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=shards))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +89,9 @@ def toy(folder, **options):
 
 
 def test_a_prepared_set_is_read_without_tensorflow(prepared):
+    before = "tensorflow" in sys.modules  # of a test before this one
     loaded = toy(prepared).load()
-    assert "tensorflow" not in sys.modules
+    assert ("tensorflow" in sys.modules) == before
     assert loaded.spec == ((6, 5, 1), 3, ("ant", "bee", "cat"))
     assert {name: len(split) for name, split in loaded.splits.items()} == {"train": 36, "validation": 4, "test": 12}
     expected = {picture(i).tobytes(): i % 3 for i in range(52)}
@@ -122,6 +145,47 @@ def test_pictures_of_different_sizes_need_a_size(tmp_path):
     assert toy(tmp_path, size=(6, 6)).load().spec.shape == (6, 6, 1)
 
 
+@needs_tensorflow
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"shards": 2}, {"shape": (6, 5, 3), "encoding": "JPEG"}, {"encoding": None}],
+    ids=["PNG", "several files", "JPEG", "numbers"],
+)
+def test_tfrecord_files_give_the_same_as_array_record(tmp_path, options):
+    for file_format in ("tfrecord", "array_record"):
+        prepare(tmp_path / file_format, SIZES, file_format=file_format, **options)
+    ours, expected = toy(tmp_path / "tfrecord").load(), toy(tmp_path / "array_record").load()
+    assert (ours.spec, ours.kind, ours.maximum) == (expected.spec, expected.kind, expected.maximum)
+    for name, split in expected.splits.items():
+        assert ours.splits[name].inputs.dtype == split.inputs.dtype
+        assert np.array_equal(ours.splits[name].inputs, split.inputs)
+        assert np.array_equal(ours.splits[name].labels, split.labels)
+
+
+@needs_tensorflow
+def test_slices_and_sizes_hold_for_tfrecord_files_too(tmp_path):
+    prepare(tmp_path, {"train": 40}, file_format="tfrecord", shape=None, shards=2)
+    with pytest.raises(UserError, match=r"train: examples of different sizes \(5x5x1 and 6x5x1\); set TFDS.size"):
+        toy(tmp_path).load()
+    loaded = toy(tmp_path, size=(6, 6), splits=("train[:20]", "train[20:30]", "train[75%:]")).load()
+    assert [len(split) for split in loaded.splits.values()] == [20, 10, 10]
+    assert len({x.tobytes() for split in loaded.splits.values() for x in split.inputs}) == 40
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("kept", [0, 100, 4_000, None])
+def test_a_truncated_or_missing_tfrecord_file_is_named(tmp_path, kept):
+    prepare(tmp_path, SIZES, file_format="tfrecord")
+    path = next((tmp_path / "toy" / "1.0.0").glob("toy-train*"))
+    if kept is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"toy/1\.0\.0: cannot be read") as caught:
+        toy(tmp_path).load()
+    assert "\n" not in str(caught.value)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +197,7 @@ def no_network(monkeypatch):
     def never(*_, **__):
         raise AssertionError("the network was asked")
 
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", never)
     monkeypatch.setattr(socket.socket, "connect", never)
@@ -166,11 +231,73 @@ def test_preparing_without_tensorflow_names_the_extra(tmp_path, no_network, monk
         TFDS(name="mnist", data_dir=str(tmp_path), download=True).load()
 
 
-def test_preparing_without_a_network_fails_at_once(tmp_path, no_network, monkeypatch):
+def forbid_preparing(monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(
+        tfds.core.DatasetBuilder, "download_and_prepare", lambda *_, **__: pytest.fail("it was left to retry")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "host"), [("mnist", r"storage\.googleapis\.com"), ("cifar10", r"www\.cs\.toronto\.edu")]
+)
+def test_preparing_without_a_network_fails_at_once(tmp_path, no_network, monkeypatch, name, host):
     pretend_tensorflow(monkeypatch, there=True)
-    monkeypatch.setattr(room, "_import_tfds", lambda: pytest.fail("tensorflow-datasets was left to retry"))
-    with pytest.raises(UserError, match=r"storage\.googleapis\.com cannot be reached \(.*Network is unreachable"):
+    forbid_preparing(monkeypatch)
+    (tmp_path / "downloads" / "some.tmp.0123").mkdir(parents=True)  # as an attempt before this one leaves it
+    with pytest.raises(UserError, match=rf"'{name}' is not .*, and {host} cannot be reached \(.*is unreachable"):
+        TFDS(name=name, data_dir=str(tmp_path), download=True).load()
+
+
+@pytest.mark.parametrize("reason", ["downloaded before", "a proxy"])
+def test_without_a_network_preparing_is_tried_where_it_may_succeed(tmp_path, no_network, monkeypatch, reason):
+    pretend_tensorflow(monkeypatch, there=True)
+    forbid_preparing(monkeypatch)
+    if reason == "a proxy":
+        monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "http://localhost:1"})
+    else:
+        (tmp_path / "downloads" / "manual").mkdir(parents=True)
+        (tmp_path / "downloads" / "manual" / "train-images-idx3-ubyte.gz").touch()
+    with pytest.raises(pytest.fail.Exception, match="it was left to retry"):
         TFDS(name="mnist", data_dir=str(tmp_path), download=True).load()
+
+
+def test_a_set_that_needs_no_network_is_prepared_without_one(tmp_path, no_network, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    pretend_tensorflow(monkeypatch, there=True)
+    monkeypatch.setitem(tfds.core.registered._DATASET_REGISTRY, "toy", make_builder(SIZES))  # as importing it would
+    loaded = toy(tmp_path, download=True).load()
+    assert [len(split) for split in loaded.splits.values()] == [36, 4, 12]
+    assert json.loads((tmp_path / "toy" / "1.0.0" / "dataset_info.json").read_text())["fileFormat"] == "array_record"
+    assert toy(tmp_path).load().spec == loaded.spec
+
+
+def test_a_failing_preparation_is_told_in_one_line(tmp_path, no_network, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    pretend_tensorflow(monkeypatch, there=True)
+    broken = make_builder(SIZES, label=lambda i: "dog")
+    monkeypatch.setitem(tfds.core.registered._DATASET_REGISTRY, "toy", broken)
+    with pytest.raises(
+        UserError, match=r"'toy' is not prepared in .*, and preparing it failed \(KeyError: 'dog'\)"
+    ) as caught:
+        toy(tmp_path, download=True).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_set_unknown_to_tensorflow_datasets_is_refused(tmp_path, no_network, monkeypatch):
+    pretend_tensorflow(monkeypatch, there=True)
+    with pytest.raises(UserError, match="knows no such set; did you mean 'mnist'") as caught:
+        TFDS(name="mnits", data_dir=str(tmp_path), download=True).load()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["huggingface:mnist", "mnist:3", "mnist:"])
+def test_only_a_version_may_follow_a_colon(tmp_path, no_network, name):
+    with pytest.raises(UserError, match=rf"TFDS\.name: '{name}': after the colon a version such as 1\.0\.0 is needed"):
+        TFDS(name=name, data_dir=str(tmp_path), download=True).load()
 
 
 def change_information(prepared, tmp_path, change):

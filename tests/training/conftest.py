@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from research.config import config, structure
-from research.data.base import Dataset, Loaded, Normalisation, Split
+from research.data.base import Dataset, Loaded, Normalisation, Split, Streamed
 from research.models import MLP
 from research.spec import Spec
 from research.training import SGD, Experiment, steps
@@ -33,6 +33,20 @@ class Blobs(Dataset):
         spec = Spec((6,), self.classes, tuple(f"blob {i}" for i in range(self.classes)))
         normalisation = Normalisation(1.0, np.full(6, 0.1, np.float32), np.full(6, 1.5, np.float32))
         return Loaded(spec, splits, normalisation, kind="table", background=None)
+
+
+@config
+class StreamedBlobs(Blobs):
+    """The same points, handed out only when they are read."""
+
+    def load(self) -> Loaded:
+        loaded = super().load()
+
+        def streamed(split):
+            rows = np.arange(len(split))
+            return Streamed(split.labels, rows, split.shape, split.dtype, lambda indices: split.inputs[indices])
+
+        return loaded._replace(splits={name: streamed(split) for name, split in loaded.splits.items()})
 
 
 class Affine(nn.Module):
@@ -63,6 +77,12 @@ def tiny():
         return dataclasses.replace(experiment, **fields)
 
     return make
+
+
+@pytest.fixture
+def streamed():
+    """The data of `tiny`, streamed."""
+    return StreamedBlobs()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 from research.analysis import load_metrics, load_runs
+from research.config import override
 from research.errors import UserError
 from research.jsonl import read_rows
+from research.parameters import Partition, freeze, train
 from research.training import EarlyStopping, run, steps
 from research.training.checkpoints import Checkpoints
 from research.training.folder import open_run
@@ -214,8 +217,12 @@ def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before_and_says_so(ti
 def test_a_run_in_use_is_refused_and_left_alone(stopped):
     before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()}
     holder = subprocess.Popen(
-        [sys.executable, "-c", f"import fcntl, time; f = open({str(stopped / '.lock')!r}, 'a'); "
-         "fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"],
+        [
+            sys.executable,
+            "-c",
+            f"import fcntl, time; f = open({str(stopped / '.lock')!r}, 'a'); "
+            "fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)",
+        ],
         stdout=subprocess.PIPE,
     )
     try:
@@ -256,8 +263,6 @@ def test_early_stopping_stops_after_its_patience_and_keeps_the_best(tiny, tmp_pa
     experiment = tiny(
         name="early", duration=steps(400), early_stopping=EarlyStopping(patience=3), select="validation/loss"
     )
-    from research.config import override
-
     experiment = override(experiment, "optimizer.learning_rate", 2.0)
     summary = run.train(experiment, workdir=str(tmp_path))
     assert summary["reason"] == "stopped early"
@@ -265,15 +270,15 @@ def test_early_stopping_stops_after_its_patience_and_keeps_the_best(tiny, tmp_pa
     losses = [row["loss"] for row in validation]
     assert len(losses) - 1 - int(np.argmin(losses)) == 3
     assert summary["best"] == {
-        "step": validation[int(np.argmin(losses))]["step"], "metric": "validation/loss", "value": min(losses),
+        "step": validation[int(np.argmin(losses))]["step"],
+        "metric": "validation/loss",
+        "value": min(losses),
     }
     best = run.evaluate(summary["folder"], split="validation")
     assert best["step"] == summary["best"]["step"]
 
 
 def test_a_run_that_is_no_longer_finite_stops_and_keeps_its_checkpoints(tiny, tmp_path):
-    from research.config import override
-
     experiment = override(tiny(name="wild", duration=steps(200)), "optimizer.learning_rate", 1e30)
     with pytest.raises(UserError, match=r"step \d+: .* in a row were not finite.*head/kernel"):
         run.train(experiment, workdir=str(tmp_path))
@@ -294,17 +299,34 @@ def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
 
 
 def test_frozen_parameters_are_saved_once_and_used_on_resuming(tiny, tmp_path):
-    from research.parameters.partition import Partition, freeze, train
-
     experiment = tiny(name="frozen", partition=Partition(rules=(train("head/.*"), freeze("block_.*"))))
     whole = Path(run.train(experiment, workdir=str(tmp_path))["folder"])
     again = Path(run.train(experiment, workdir=str(tmp_path))["folder"])
     (again / "summary.json").unlink()
-    import shutil
-
     shutil.rmtree(again / "checkpoints" / "latest" / "20", ignore_errors=True)
     run.resume(str(again))
     assert rows(whole) == rows(again)
     with Checkpoints(again / "checkpoints") as checkpoints:
         frozen = checkpoints.restore_frozen()
     assert {key for key in frozen} == {f"block_0{i}/dense/{name}" for i in (0, 1) for name in ("kernel", "bias")}
+
+
+def test_streamed_data_gives_the_run_of_data_in_memory(tiny, streamed, tmp_path):
+    memory = Path(run.train(tiny(name="memory"), workdir=str(tmp_path))["folder"])
+    disk = Path(run.train(tiny(name="disk", data=streamed), workdir=str(tmp_path))["folder"])
+    gaps = ("train_loss", "train_accuracy", "gap_loss", "gap_accuracy")  # streamed, no training split is evaluated
+    kept = [{k: v for k, v in row.items() if k not in gaps} for row in rows(memory)]
+    assert kept == rows(disk)
+    for key, value in latest(memory)[1].items():
+        assert np.asarray(value).tobytes() == np.asarray(latest(disk)[1][key]).tobytes(), key
+    (disk / "summary.json").unlink()
+    newest = max((disk / "checkpoints" / "latest").iterdir(), key=lambda path: int(path.name))
+    shutil.rmtree(newest)
+    run.resume(str(disk))
+    assert kept == rows(disk)
+
+
+def test_tensorboard_files_are_written_on_request(tiny, tmp_path):
+    pytest.importorskip("tensorboardX")
+    path = Path(run.train(tiny(name="events"), workdir=str(tmp_path), tensorboard=True)["folder"])
+    assert list((path / "tensorboard").glob("events*"))

@@ -119,7 +119,7 @@ def test_dropout_momentum_and_augmentation_strength_compile_once(tiny):
         augmentation=Augmentation(rotation=5.0, shift=1.0),
         optimizer=Momentum(momentum=0.9),
     )
-    plan, leaves, frozen, state, data = begin(base)
+    plan, _, frozen, state, data = begin(base)
     train_chunk._clear_cache()
     for changed in (
         base,
@@ -198,7 +198,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(tiny, affine
     seen = [np.isinf(inputs[order.indices(0, s, batch_size=16, examples=50)]).any() for s in range(6)]
     states = [jax.tree.map(np.array, state)]
     for _ in range(6):
-        state, logged = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(1))
+        state, _ = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(1))
         states.append(jax.tree.map(np.array, state))
     in_row = 0
     for s, bad in enumerate(seen):
@@ -226,7 +226,7 @@ def test_nonfinite_gradients_are_named(tiny, affine):
 
 
 def test_bfloat16_computes_low_and_keeps_parameters_in_float32(tiny):
-    full, a = run(tiny(), chunks=(5,))
+    _, a = run(tiny(), chunks=(5,))
     low, b = run(tiny(precision="bfloat16"), chunks=(5,))
     assert all(value.dtype == jnp.float32 for value in jax.tree.leaves(low.trainable))
     np.testing.assert_allclose(b["loss"], a["loss"], rtol=0.05)
@@ -290,4 +290,3 @@ def test_a_state_survives_being_made_flat(tiny):
     assert_same(state, again)
     assert jax.tree.structure(state) == jax.tree.structure(again)
     assert "trainable/head/kernel" in as_flat(state)
-

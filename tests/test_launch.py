@@ -1,0 +1,347 @@
+"""The one command, as a user meets it: what it says, what it starts, and what it refuses without leaving anything."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import launch
+from research.config import to_json
+
+ROOT = Path(__file__).parents[1]
+
+EXPERIMENT = '''"""An experiment of a second."""
+
+from research.data import Digits
+from research.models import MLP
+from research.training import SGD, Experiment, steps
+
+
+def get_config(width="8"):
+    return Experiment(
+        data=Digits(),
+        model=MLP(depth=2, width=int(width)),
+        optimizer=SGD(learning_rate=0.1),
+        duration=steps(6),
+        batch_size=32,
+        evaluate_every=steps(3),
+        log_every=steps(3),
+        devices=1,
+    )
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty current folder with the experiment exp.py."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp.py").write_text(EXPERIMENT)
+    return tmp_path
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs a command line in this process; gives status, standard output and the lines of standard error."""
+
+    def run(*tokens):
+        status = launch.main(["launch.py", *map(str, tokens)])
+        out, err = capsys.readouterr()
+        return status, out, err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What would have been run, in place of running it."""
+    from research.training import run
+
+    made = []
+
+    def instead(name, answer):
+        def call(*arguments, **keywords):
+            made.append((name, arguments, keywords))
+            return answer
+
+        monkeypatch.setattr(run, name, call)
+
+    instead("train", SUMMARY)
+    instead("resume", SUMMARY)
+    instead("inspect", PLAN)
+    instead("evaluate", {"folder": "runs/exp/1", "split": "test", "step": 6, "test": REPORT})
+    instead("predict", [{"file": "one.png", "classes": [["seven", 0.75], ["one", 0.25]], "note": "inverted"}])
+    return made
+
+
+REPORT = {
+    "loss": 0.5,
+    "accuracy": 0.875,
+    "precision": 0.8,
+    "recall": 0.7,
+    "f1": 0.6,
+    "classes": [{"name": "seven", "precision": 0.8, "recall": 0.7, "f1": 0.6, "support": 9}],
+}
+SUMMARY = {
+    "name": "exp",
+    "reason": "finished",
+    "steps": 6,
+    "wall_time": 1.5,
+    "best": {"step": 3, "metric": "validation/accuracy", "value": 0.9},
+    "folder": "runs/exp/1",
+    "test": REPORT,
+}
+PLAN = {
+    "name": "exp",
+    "model": "MLP",
+    "parameters": 100,
+    "trainable": 100,
+    "layers": [{"path": "head/kernel", "shape": [10, 10], "parameters": 100, "trainable": True}],
+    "data": {"kind": "Digits", "train": 10, "validation": 5, "test": 5, "shape": [8, 8, 1], "classes": 10},
+    "steps": 6,
+    "epochs": 0.1,
+    "batch_size": 32,
+    "device": "cpu",
+}
+
+
+def start(*tokens, code=(), **options):
+    """Runs launch.py, or code that uses it, as a program of its own."""
+    program = ["-c", *code] if code else ["launch.py", *tokens]
+    return subprocess.run([sys.executable, *program], cwd=ROOT, capture_output=True, text=True, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it says
+
+
+@pytest.mark.parametrize("tokens", [[], ["--help"], ["--confg", "x"], ["--mode", "evaluate"]])
+def test_nothing_heavy_is_imported_to_list_to_help_or_to_refuse_flags(tokens):
+    code = f"import sys, launch; launch.main(['launch.py', *{tokens}]); print(sorted(sys.modules), file=sys.stderr)"
+    loaded = start(code=[code], check=True).stderr
+    for heavy in ("jax", "numpy", "flax", "pandas", "sklearn", "matplotlib", "orbax", "tensorflow_datasets"):
+        assert f"'{heavy}'" not in loaded
+
+
+def test_with_nothing_it_lists_the_experiments_and_how_to_go_on():
+    done = start()
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for path in (ROOT / "experiments").glob("[!_]*.py"):
+        assert f"python launch.py --config experiments/{path.name}" in done.stdout
+    assert "--mode inspect --config FILE" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_help_is_a_page_of_flags():
+    done = start("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for flag in ("--config FILE", "--mode", "--run", "--resume", "--workdir", "--split", "--format", "--tensorboard"):
+        assert flag in done.stdout
+
+
+def test_help_with_a_config_has_every_field(folder, command):
+    status, out, err = command("--config", "exp.py", "--help")
+    assert (status, err) == (0, [])
+    text = " ".join(out.split())
+    for part in ("optimizer: SGD", "Adafactor, Muon", "model.width 8", "duration 6 steps", "seed 0"):
+        assert part in text
+
+
+def test_help_shows_the_values_that_overrides_give(folder, command):
+    _, out, _ = command("--config", "exp.py", "--config.optimizer", "adamw", "--config.seed", "77", "--help")
+    assert "optimizer: AdamW" in out
+    assert "77" in out
+
+
+def test_a_reader_that_has_seen_enough_is_no_bug():
+    program = subprocess.Popen(
+        [sys.executable, "launch.py"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    program.stdout.close()
+    assert program.stderr.read() == ""
+    program.stderr.close()
+    assert program.wait() == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it starts
+
+
+def test_a_config_is_trained_with_its_overrides(folder, command, calls):
+    tokens = ["--config", "exp.py:16", "--config.optimizer.learning_rate", "3e-3", "--config.seed=7", "--workdir", "w"]
+    status, out, err = command(*tokens, "--tensorboard")
+    assert (status, err) == (0, [])
+    ((name, (experiment,), keywords),) = calls
+    assert name == "train"
+    assert (experiment.model.width, experiment.optimizer.learning_rate, experiment.seed) == (16, 0.003, 7)
+    assert keywords.pop("command") == ["launch.py", *tokens, "--tensorboard"]
+    assert keywords.pop("changes") == ["optimizer.learning_rate: 0.1 -> 0.003", "seed: 0 -> 7"]
+    assert keywords == {"workdir": "w", "config_file": Path("exp.py"), "tensorboard": True}
+    assert "87.50 %" in out
+
+
+def test_the_json_of_a_run_is_trained_like_its_file(folder, command, calls):
+    command("--config", "exp.py")
+    experiment = calls[0][1][0]
+    (folder / "config.json").write_text(json.dumps(to_json(experiment)))
+    command("--config", "config.json")
+    assert calls[1][1][0] == experiment
+
+
+def test_a_run_is_resumed(folder, command, calls):
+    assert command("--resume", "runs/exp/1")[0] == 0
+    assert calls == [("resume", ("runs/exp/1",), {"command": ["launch.py", "--resume", "runs/exp/1"]})]
+
+
+def test_inspect_prints_the_plan_and_what_overrides_changed(folder, command, calls):
+    _, out, _ = command("--mode", "inspect", "--config", "exp.py", "--config.seed", "3")
+    assert [name for name, *_ in calls] == ["inspect"]
+    assert "head/kernel" in out
+    assert "seed: 0 -> 3" in out
+
+
+@pytest.mark.parametrize(
+    ("tokens", "key", "value"),
+    [
+        (["--mode", "inspect", "--config", "exp.py"], "parameters", 100),
+        (["--mode", "evaluate", "--run", "runs/exp/1"], "test", REPORT),
+    ],
+)
+def test_json_is_all_that_is_printed_when_asked_for(folder, command, calls, tokens, key, value):
+    _, out, _ = command(*tokens, "--format", "json")
+    assert json.loads(out)[key] == value
+
+
+def test_evaluate_takes_a_split(folder, command, calls):
+    _, out, _ = command("--mode", "evaluate", "--run", "runs/exp/1", "--split", "test")
+    assert calls == [("evaluate", ("runs/exp/1",), {"split": "test"})]
+    assert "seven" in out
+    assert "87.50 %" in out
+
+
+def test_predict_takes_pictures(folder, command, calls):
+    _, out, _ = command("--mode", "predict", "--run", "runs/exp/1", "one.png", "two.png")
+    ((name, (run, pictures), _),) = calls
+    assert (name, run, tuple(pictures)) == ("predict", "runs/exp/1", ("one.png", "two.png"))
+    assert "75.00 %" in out
+    assert "inverted" in out
+
+
+def test_ctrl_c_outside_of_training_ends_it_quietly(folder, command, monkeypatch):
+    from research.training import run
+
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "inspect", interrupted)
+    assert command("--mode", "inspect", "--config", "exp.py") == (130, "", [])
+
+
+def test_a_bug_has_a_traceback(folder, command, monkeypatch):
+    from research.training import run
+
+    monkeypatch.setattr(run, "inspect", lambda experiment: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command("--mode", "inspect", "--config", "exp.py")
+
+
+def test_the_traceback_of_a_mistake_is_shown_when_asked_for(folder):
+    (folder / "bad.py").write_text("def get_config():\n    return 1 / 0\n")
+    done = start("--config", str(folder / "bad.py"), "--verbosity", "1")
+    assert done.returncode == 2
+    assert "return 1 / 0" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it refuses
+
+
+BAD = "from research.training import Experiment\n"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["--config", "exq.py"], "exq.py: no such file; did you mean 'exp.py'?"),
+        (["--config", "exp.py:x"], "exp.py:11 in get_config: ValueError: invalid literal for int() with base 10: 'x'"),
+        (["--config", "bad.py"], "bad.py:2: ZeroDivisionError: division by zero"),
+        (
+            ["--config", "exp.py", "--config.sede", "1"],
+            "sede: no such field; Experiment has no 'sede'; did you mean 'seed'?",
+        ),
+        (
+            ["--config", "exp.py", "--config.model.dept", "1"],
+            "model.dept: no such field; MLP has no 'dept'; did you mean 'depth'?",
+        ),
+        (["--config", "exp.py", "--config.seed", "one"], "seed: 'one' is no whole number"),
+        (
+            ["--config", "exp.py", "--config.optimizer", "adafacto"],
+            "optimizer: no kind 'adafacto'; did you mean 'Adafactor'?",
+        ),
+        (["--config", "exp.py", "--config.batch_size", "0"], "batch_size: 0 is not in [1, inf)"),
+        (["--config", "exp.py", "--config.duration", "5 parsecs"], "duration: '5 parsecs' is in no unit that is known"),
+        (
+            ["--config", "exp.py", "--config.batch_size", "100000"],
+            "batch_size: 100000 is larger than the training split",
+        ),
+        (["--config", "exp.py", "--workdir", "exp.py"], "cannot make a run folder in exp.py"),
+        (
+            ["--config", "config.json"],
+            "config.json: sede: no such field; Experiment has no 'sede'; did you mean 'seed'?",
+        ),
+        (["--resume", "runs/nowhere"], "runs/nowhere: there is no such run"),
+        (["--mode", "evaluate", "--run", "runs/nowhere"], "runs/nowhere: there is no such run"),
+        (["--mode", "predict", "--run", "runs/nowhere", "one.png"], "runs/nowhere: there is no such run"),
+        (["--mode", "evalute", "--run", "runs/nowhere"], "--mode: no mode 'evalute'; did you mean 'evaluate'?"),
+        (["--confg", "exp.py"], "--confg: no such flag; did you mean '--config'?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2_and_leaves_nothing(folder, command, tokens, message):
+    (folder / "bad.py").write_text("from research.training import Experiment\n1 / 0\n")
+    (folder / "config.json").write_text('{"kind": "Experiment", "sede": 1}')
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    status, out, err = command(*tokens)
+    assert status == 2
+    assert out == ""
+    assert any(line.startswith(f"error: {message}") for line in err), err
+    assert all(line.startswith("error: ") for line in err)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_every_mistake_has_a_line_of_its_own(folder, command):
+    status, _, err = command(
+        "--config", "exp.py", "--config.sede", "1", "--config.seed", "x", "--config.batch_size", "0"
+    )
+    assert status == 2
+    assert [line.split(":")[1].strip() for line in err] == ["sede", "seed", "batch_size"]
+
+
+def test_as_a_program_too_a_mistake_has_status_2_and_no_traceback(folder):
+    done = start("--config", str(folder / "exp.py"), "--config.sede", "1")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: sede: no such field; Experiment has no 'sede'; did you mean 'seed'?\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From one end to the other
+
+
+def test_a_run_is_trained_evaluated_and_trained_again_to_the_same_figures(folder, command):
+    status, out, err = command("--config", "exp.py")
+    assert (status, err) == (0, [])
+    (run,) = (folder / "runs" / "exp").iterdir()
+    assert str(run.relative_to(folder)) in out
+    assert json.loads((run / "config.json").read_text())["kind"] == "Experiment"
+    summary = json.loads((run / "summary.json").read_text())
+
+    status, out, err = command("--mode", "evaluate", "--run", run, "--format", "json")
+    assert (status, err) == (0, [])
+    assert json.loads(out)["test"] == summary["test"]
+
+    status, out, err = command("--config", run / "config.json")
+    assert (status, err) == (0, [])
+    (again,) = {*(folder / "runs" / "exp").iterdir()} - {run}
+    assert json.loads((again / "summary.json").read_text())["test"] == summary["test"]

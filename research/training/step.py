@@ -148,16 +148,17 @@ class Step(NamedTuple):
     """What a step leaves behind for the metrics."""
 
     sums: dict[str, jax.Array]
-    gradient: Parameters
-    update: Parameters
+    gradient_squares: Parameters
+    """() each, the sum of squares of the gradient of each parameter, before clipping."""
 
 
 def train_step(
     plan: Plan, experiment: Experiment, frozen: Parameters, state: State, batch: Batch
 ) -> tuple[State, Step]:
-    """The state after one more step, and the step's sums, gradient and update."""
+    """The state after one more step, and what is logged of it."""
     loss, gradient, sums, model_state = accumulated(plan, experiment, frozen, state, batch)
-    norm = global_norm(gradient)
+    squares = jax.tree.map(lambda g: jnp.sum(jnp.square(g)), gradient)
+    norm = jnp.sqrt(sum(squares.values()))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     if experiment.clip is not None:
         factor = jnp.minimum(1.0, experiment.clip / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
@@ -183,7 +184,7 @@ def train_step(
     )
     sums = {name: jnp.where(finite, value, 0) for name, value in sums.items()}
     sums |= {"objective": jnp.where(finite, loss, 0), "gradient_norm": jnp.where(finite, norm, 0)}
-    return new_state, Step({**sums, "steps": 1 - bad, "skipped": bad}, gradient, update)
+    return new_state, Step({**sums, "steps": 1 - bad, "skipped": bad}, squares)
 
 
 def learning_rate(plan: Plan, experiment: Experiment, step: jax.Array) -> jax.Array:
@@ -202,11 +203,6 @@ def averaged(experiment: Experiment, state: State, trainable: Parameters, model_
     return jax.tree.map(lambda mean, value: decay * mean + (1 - decay) * value, state.average, new)
 
 
-def global_norm(tree: Any) -> jax.Array:
-    """The Euclidean norm of all arrays of a tree together."""
-    return jnp.sqrt(sum((jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)), start=jnp.zeros(())))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The chunk
 
@@ -221,41 +217,45 @@ def train_chunk(
     """
     first_step = state.step
 
-    def body(i, carry):
+    def one_step(_, carry):
         state, totals, _ = carry
         batch = batch_at(plan, experiment, data, state.step, first_step)
-        new_state, step = train_step(plan, experiment, frozen, state, batch)
-        totals = jax.tree.map(jnp.add, totals, step.sums)
-        last = jax.lax.cond(
-            i == steps - 1,
-            lambda: last_step(plan, experiment, frozen, new_state, batch, step),
-            lambda: carry[2],
-        )
-        return new_state, totals, last
+        state, step = train_step(plan, experiment, frozen, state, batch)
+        return state, jax.tree.map(jnp.add, totals, step.sums), step.gradient_squares
 
-    carry = (state, *_zeros(plan, experiment, frozen, state, data))
-    state, totals, last = jax.lax.fori_loop(jnp.uint32(0), steps, body, carry)
-    return state, {**totals, **last, "skipped_in_row": state.skipped_in_row}
+    def part(index, carry):
+        """All steps but the last, or the last: the parameters before it are kept, to tell what it changed."""
+        carry, _ = carry
+        before = carry[0].trainable
+        return jax.lax.fori_loop(index * (steps - 1), steps - 1 + index, one_step, carry), before
 
-
-def last_step(plan: Plan, experiment: Experiment, frozen, state: State, batch: Batch, step: Step) -> dict[str, Any]:
-    """What is logged of the last step of a chunk alone."""
-    logged = {"learning_rate": learning_rate(plan, experiment, state.step - 1)}
-    if experiment.norms == "none":
-        return logged
-    for name, tree in (("gradient", step.gradient), ("update", step.update), ("parameter", state.trainable)):
-        logged |= {f"{name}_norm/{layer}": norm for layer, norm in norms_by_layer(tree).items()}
+    carry = (state, *_zeros(plan, experiment, frozen, state, data)), state.trainable
+    (state, totals, squares), before = jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(2), part, carry)
+    logged = {"learning_rate": learning_rate(plan, experiment, state.step - 1), "skipped_in_row": state.skipped_in_row}
+    if experiment.norms != "none":
+        update = jax.tree.map(jnp.subtract, state.trainable, before)
+        for name, tree in (
+            ("gradient", squares),
+            ("update", _squares(update)),
+            ("parameter", _squares(state.trainable)),
+        ):
+            logged |= {f"{name}_norm/{layer}": norm for layer, norm in norms_by_layer(tree).items()}
     if experiment.norms == "activations":
+        batch = batch_at(plan, experiment, data, state.step - 1, first_step)
         logged |= activation_norms(plan, experiment, frozen, state, batch)
-    return logged
+    return state, {**totals, **logged}
 
 
-def norms_by_layer(parameters: Parameters) -> dict[str, jax.Array]:
-    """The norm of each layer's parameters together; a layer is a path without its last part."""
+def _squares(parameters: Parameters) -> Parameters:
+    return jax.tree.map(lambda x: jnp.sum(jnp.square(x)), parameters)
+
+
+def norms_by_layer(squares: Parameters) -> dict[str, jax.Array]:
+    """The norm of each layer's parameters together, from sums of squares; a layer is a path without its last part."""
     layers: dict[str, list[jax.Array]] = {}
-    for path, value in parameters.items():
+    for path, value in squares.items():
         layers.setdefault(path.rpartition("/")[0] or path, []).append(value)
-    return {layer: global_norm(values) for layer, values in layers.items()}
+    return {layer: jnp.sqrt(sum(values)) for layer, values in layers.items()}
 
 
 def activation_norms(plan: Plan, experiment: Experiment, frozen, state: State, batch: Batch) -> dict[str, jax.Array]:
@@ -270,13 +270,12 @@ def activation_norms(plan: Plan, experiment: Experiment, frozen, state: State, b
     }
 
 
-def _zeros(plan: Plan, experiment: Experiment, frozen, state: State, data: Data):
-    """Zeros for the sums and for the last step's values, of the shapes that a step gives."""
+def _zeros(plan: Plan, experiment: Experiment, frozen, state: State, data: Data) -> Step:
+    """Zeros of the shapes of what a step leaves behind."""
 
     def once(state):
         batch = batch_at(plan, experiment, data, state.step, state.step)
-        new_state, step = train_step(plan, experiment, frozen, state, batch)
-        return step.sums, last_step(plan, experiment, frozen, new_state, batch, step)
+        return train_step(plan, experiment, frozen, state, batch)[1]
 
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(once, state))
 

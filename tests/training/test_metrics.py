@@ -22,7 +22,7 @@ def examples(seed, count=97):
 
 
 def in_batches(logits, labels, losses, size):
-    """Sums over batches, the last of which is padded with what must not count."""
+    """Sums over batches, the last of which is padded with what must not count: NaN, whose argmax is 0, its label."""
     total = None
     for start in range(0, len(labels), size):
         part = slice(start, start + size)
@@ -31,7 +31,7 @@ def in_batches(logits, labels, losses, size):
         padded = (
             np.pad(losses[part], (0, missing), constant_values=np.nan),
             np.pad(logits[part], ((0, missing), (0, 0)), constant_values=np.nan),
-            np.pad(labels[part], (0, missing), constant_values=3),
+            np.pad(labels[part], (0, missing), constant_values=0),
         )
         sums = step(*padded, mask)
         total = sums if total is None else jax.tree.map(np.add, total, sums)

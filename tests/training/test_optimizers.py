@@ -91,8 +91,8 @@ MUON_MATRICES = {
         (Nesterov(learning_rate=0.05, momentum=0.8), optax.sgd(0.05, momentum=0.8, nesterov=True)),
         (RMSprop(learning_rate=0.02), optax.rmsprop(0.02, decay=0.9, eps=1e-8, eps_in_sqrt=False)),
         (
-            RMSprop(learning_rate=0.02, decay=0.7, momentum=0.5),
-            optax.rmsprop(0.02, decay=0.7, momentum=0.5, eps_in_sqrt=False),
+            RMSprop(learning_rate=0.02, decay=0.7, epsilon=0.1, momentum=0.5),
+            optax.rmsprop(0.02, decay=0.7, eps=0.1, momentum=0.5, eps_in_sqrt=False),
         ),
         (Adam(learning_rate=0.1), optax.adam(0.1)),
         (Adam(learning_rate=0.1, beta1=0.5, beta2=0.8, epsilon=0.1), optax.adam(0.1, 0.5, 0.8, 0.1)),

@@ -37,12 +37,15 @@ class Loaded(NamedTuple):
 
 
 def load_config(text: str, runnable: tuple[type, ...]) -> Loaded:
-    """The config that `text` names: "exp.py", "exp.py:argument" or "runs/.../config.json".
+    """The config that `text` names: "exp.py", "exp.py:argument", "runs/.../config.json" or that run's folder.
+
+    A folder of runs stands for the newest of them.
 
     runnable: the classes of configs that can be run.
     Raises UserError for a file that is not there, cannot be read or run, or holds something else.
     """
     path, argument = split_argument(text)
+    path = _in_run(path)
     _check_file(path)
     if path.suffix == ".json":
         if argument is not None:
@@ -62,6 +65,12 @@ def split_argument(text: str) -> tuple[Path, str | None]:
     if not Path(text).exists() and (match := re.fullmatch(r"(.+?\.(?:py|json)):(.*)", text)):
         return Path(match[1]), match[2]
     return Path(text), None
+
+
+def _in_run(path: Path) -> Path:
+    """The config.json of a run's folder, or of the newest run in a folder of runs; any other path as it is."""
+    inside = [path / "config.json", *sorted(path.glob("*/config.json"), reverse=True)] if path.is_dir() else []
+    return next((file for file in inside if file.is_file()), path)
 
 
 def _check_file(path: Path) -> None:

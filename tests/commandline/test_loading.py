@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -268,3 +269,12 @@ def test_json_takes_no_argument(write):
 def test_a_python_file_can_be_loaded_for_its_classes_alone(write, tmp_path):
     write("x = 3")
     assert load_python(tmp_path / "exp.py").x == 3
+
+
+def test_the_folder_of_a_run_or_of_runs_stands_for_the_config_of_the_newest(write, tmp_path):
+    for name, seed in (("runs/job/1", 1), ("runs/job/2", 2)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(json.dumps(to_json(Job(seed=seed))))
+    assert load("runs/job/1").config.seed == 1
+    assert load("runs/job").config.seed == 2
+    assert load("runs/job").path == Path("runs/job/2/config.json")

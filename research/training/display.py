@@ -54,7 +54,7 @@ def show_plan(console: Console, plan: Mapping[str, Any], *, layers: bool = False
     splits = ", ".join(f"{data[name]:,} {name}" for name in ("train", "validation", "test") if name in data)
     shape = " x ".join(map(str, data["shape"]))
     table.add_row("data", Text.assemble((data["kind"], "bold"), f", {shape}, {data['classes']} classes: {splits}"))
-    table.add_row("training", f"{plan['steps']:,} steps of {plan['batch_size']:,} ({_number(plan['epochs'])} epochs)")
+    table.add_row("training", f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['epochs']:.3g} epochs)")
     table.add_row("device", plan["device"])
     for number, change in enumerate(plan.get("changes", ())):
         table.add_row("changed" if number == 0 else "", change)
@@ -294,7 +294,3 @@ def _percent(fraction: float) -> str:
 
 def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"

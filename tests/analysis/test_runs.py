@@ -187,5 +187,12 @@ def test_analysis_knows_run_folders_and_no_other_room():
     watched = "m.startswith('research') or m in ('jax', 'pandas')"
     code = f"import sys; import research.analysis; print(*(m for m in sys.modules if {watched}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    rooms = {"research", "research.analysis", "research.analysis.runs", "research.errors", "research.jsonl"}
+    rooms = {
+        "research",
+        "research.analysis",
+        "research.analysis.figures",
+        "research.analysis.runs",
+        "research.errors",
+        "research.jsonl",
+    }
     assert set(done.stdout.split()) == rooms

@@ -192,7 +192,7 @@ def test_a_plan_says_what_will_be_done_on_what_and_where():
         "digits_cnn",
         "model ConvNet, depth 4, 30,346 parameters, of which 330 are trained",
         "data Digits, 8 x 8 x 1, 10 classes: 1,257 train, 180 validation, 360 test",
-        "training 3,000 steps of 64 (40.01 epochs)",
+        "training 3,000 steps of 64 (40 epochs)",
         "device cpu",
         "changed optimizer.learning_rate: 0.001 -> 0.003",
         "seed: 0 -> 7",

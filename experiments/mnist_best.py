@@ -13,11 +13,11 @@ from research.training import AdamW, Cosine, Experiment, epochs, percent
 def get_config() -> Experiment:
     return Experiment(
         data=MNIST(),
-        model=ConvNet(features=(32, 64, 128), convolutions=2, hidden=(256,), dropout=0.4, norm="batch"),
-        augmentation=Augmentation(rotation=12.0, scale=0.12, shift=2.0),
+        model=ConvNet(features=(16, 32, 64), convolutions=2, hidden=(256,), dropout=0.3, norm="batch"),
+        augmentation=Augmentation(rotation=10.0, scale=0.1, shift=2.0, elastic=0.7),
         optimizer=AdamW(learning_rate=3e-3, weight_decay=2e-2),
         schedule=Cosine(warmup=percent(5)),
-        duration=epochs(25),
+        duration=epochs(30),
         batch_size=128,
         average=0.999,
         evaluate_every=epochs(1),

@@ -15,7 +15,7 @@ from research.training import AdamW, Experiment, OneCycle, epochs
 def get_config() -> Experiment:
     return Experiment(
         data=MNIST(),
-        model=ConvNet(features=(16, 32), kernel_size=5, hidden=(128,), dropout=0.3, norm="batch"),
+        model=ConvNet(features=(16, 32, 64), convolutions=2, hidden=(128,), dropout=0.3, norm="batch"),
         optimizer=AdamW(learning_rate=4e-3, weight_decay=1e-2),
         schedule=OneCycle(),
         duration=epochs(5),

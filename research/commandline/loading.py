@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from research.commandline.overrides import parse
 from research.config import USER_MODULE, from_json, is_config
 from research.errors import UserError, did_you_mean
 
@@ -54,7 +55,7 @@ def load_config(text: str, runnable: tuple[type, ...]) -> Loaded:
         module = load_python(copied) if copied.is_file() else None
         return Loaded(_read_json(path, module, runnable), path, None, module)
     module = load_python(path)
-    with _importing_beside(path), _blaming(path):
+    with _importing_beside(path), blaming(path):
         returned = _call_get_config(module, path, argument)
     _check_returned(returned, path, runnable)
     return Loaded(returned, path, argument, module)
@@ -112,7 +113,7 @@ def load_python(path: Path) -> types.ModuleType:
     previous = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # dataclasses look their own module up
     try:
-        with _importing_beside(path), _blaming(path):
+        with _importing_beside(path), blaming(path):
             exec(code, module.__dict__)
     except BaseException:
         _put_back(module.__name__, previous)
@@ -140,19 +141,49 @@ def _importing_beside(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _blaming(path: Path) -> Iterator[None]:
+def blaming(path: Path) -> Iterator[None]:
     """Turns what a user's file raises into a UserError that names the last line of that file on the way."""
+    with blaming_if_there(path):
+        try:
+            yield
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            if _last_line(error, path):
+                raise
+            raise UserError(f"{path}: {_explain(error)}") from error
+
+
+@contextlib.contextmanager
+def blaming_if_there(path: Path | None) -> Iterator[None]:
+    """The same for what may not be the file's fault: an exception on whose way no line of it lies is left alone."""
     try:
         yield
-    except UserError as error:
-        if where := _last_line(error, path):
-            raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from error
-        raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{_last_line(error, path) or path}: {_explain(error)}") from error
+        where = _last_line(error, path)
+        if where is None:
+            raise
+        problems = error.problems if isinstance(error, UserError) else [_explain(error)]
+        raise UserError(*(f"{where}: {problem}" for problem in problems)) from error
 
 
-def _last_line(error: BaseException, path: Path) -> str | None:
+def modules_beside(path: Path) -> dict[str, Path]:
+    """The files of the modules now loaded that lie in the folder of `path` or below: {path from there: file}.
+
+    What is installed there is left out, and so is this package.
+    """
+    folder, found = path.resolve().parent, {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not file or name.startswith((USER_MODULE, "research.")) or name in ("research", "__main__"):
+            continue
+        file = Path(file).resolve()
+        if file.suffix == ".py" and file.is_relative_to(folder) and "site-packages" not in file.parts:
+            found[file.relative_to(folder).as_posix()] = file
+    return found
+
+
+def _last_line(error: BaseException, path: Path | None) -> str | None:
     """ "exp.py:7 in get_config" for the innermost frame in the file; None where there is none."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if not frames:
@@ -210,8 +241,14 @@ def _call_get_config(module: types.ModuleType, path: Path, argument: str | None)
             return function()
         raise UserError(f"{path}: its get_config needs an argument: --config {path}:ARGUMENT")
     if _accepts(function, argument):
-        return function(argument)
+        return function(_as_annotated(function, argument))
     raise UserError(f"{path}: its get_config takes no argument, and '{argument}' was given")
+
+
+def _as_annotated(function: Any, argument: str) -> Any:
+    """The argument as the type that the function's first parameter declares: 4, for `get_config(depth: int)`."""
+    first = next(iter(inspect.signature(function, eval_str=True).parameters.values()))
+    return argument if first.annotation is first.empty else parse((argument,), first.annotation, first.name)
 
 
 def _accepts(function: Any, *arguments: str) -> bool:

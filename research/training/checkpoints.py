@@ -215,6 +215,7 @@ def _write(folder: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
         if beside.exists():
             shutil.rmtree(beside)
         beside.mkdir(parents=True)
+        _make_sure_of_room(beside, arrays)
         _write_arrays(beside / ARRAYS, arrays)
         shapes = {key: {"shape": array.shape, "dtype": array.dtype.name} for key, array in arrays.items()}
         write_json(beside / ABOUT, {"about": about, "arrays": shapes})
@@ -230,6 +231,16 @@ def _write(folder: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
     except Exception:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def _make_sure_of_room(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raises OSError where the disk has no room for the arrays: orbax would print pages of traces from its threads."""
+    if not hasattr(os, "posix_fallocate"):  # not on macOS
+        return
+    room = folder / ".room"
+    with open(room, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, sum(array.nbytes + 4096 for array in arrays.values()) + 65536)
+    room.unlink()
 
 
 def _replaced(folder: Path) -> Path:

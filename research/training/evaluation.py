@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.base import Normalisation, Split, Streamed, normalise
+from research.data.base import Loaded, Normalisation, Split, Streamed, normalise
 from research.training import metrics
 from research.training.experiment import Experiment
 from research.training.plan import Plan, replicate, share
@@ -20,6 +20,8 @@ from research.training.step import Data, outputs
 
 LEAST_BATCH = 256
 """Examples evaluated at once, at least: evaluation keeps no activations, so there is room."""
+STREAMED_CHUNK = 16
+"""Steps whose batches are brought to the device together when the data is streamed."""
 BLOCK = 8192
 """Streamed examples brought to the device at once."""
 
@@ -29,6 +31,20 @@ def to_device(plan: Plan, split: Split | Streamed, normalisation: Normalisation,
     count = len(split) if limit is None else min(limit, len(split))
     inputs = split.read(np.arange(count)) if isinstance(split, Streamed) else split.inputs[:count]
     return replicate(plan, Data(inputs, split.labels[:count].astype(np.int32), as_float32(normalisation)))
+
+
+def data_shapes(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str, Data]:
+    """Shapes and dtypes of what a chunk of training and an evaluation read, for tracing them without data."""
+    normalisation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), as_float32(loaded.normalisation))
+
+    def of(split: str, *leading: int) -> Data:
+        examples = loaded.splits[split]
+        inputs = jax.ShapeDtypeStruct((*leading, *examples.shape), examples.dtype)
+        return Data(inputs, jax.ShapeDtypeStruct(leading, np.int32), normalisation)
+
+    train = (STREAMED_CHUNK, experiment.batch_size) if plan.streamed else (plan.examples,)
+    test = loaded.splits["test"]
+    return {"train": of("train", *train), "test": of("test", min(BLOCK, len(test)))}
 
 
 def as_float32(normalisation: Normalisation) -> Normalisation:

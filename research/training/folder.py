@@ -62,9 +62,15 @@ class RunFolder(NamedTuple):
             content = Path(source).read_bytes()
         write_atomically(self.path / "config.py", content)
 
-    def append_environment(self, resumed_in: dict[str, Any]) -> None:
-        """Adds the environment that the run is resumed in to those in environment.json. Raises UserError."""
-        began_in = self.read_json("environment.json")
+    def copy_module(self, name: str, source: Path) -> None:
+        """Keeps a module that the config file imported from beside it, at the same place beside the copy."""
+        with explained(f"copy {source} to {self.path}"):
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            content = source.read_bytes()
+        write_atomically(self.path / name, content)
+
+    def append_environment(self, began_in: dict[str, Any], resumed_in: dict[str, Any]) -> None:
+        """Adds the environment that the run is resumed in to environment.json. Raises UserError."""
         resumed = [*began_in.get("resumed", []), resumed_in]
         self.write_json("environment.json", {**began_in, "resumed": resumed})
 

@@ -5,15 +5,12 @@ in advance, so that a resumed run meets the same boundaries. While the device ru
 the chunk before.
 """
 
-import collections
 import contextlib
 import dataclasses
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,13 +21,9 @@ from research.training import evaluation, metrics
 from research.training.checkpoints import Checkpoints
 from research.training.experiment import Experiment
 from research.training.plan import Plan, boundary, milestones, next_stop, replicate
+from research.training.rows import Rows, TooManySkipped
 from research.training.state import Parameters, State, as_flat
 from research.training.step import Data, nonfinite_paths, train_chunk
-
-RECENT = 10
-"""Chunks that the speed shown is a mean over."""
-STREAMED_CHUNK = 16
-"""Steps whose batches are brought to the device together when the data is streamed."""
 
 
 @dataclasses.dataclass
@@ -80,111 +73,76 @@ class NonFinite(UserError):
 def fit(work: Work, edge: Edge, state: State, progress: Progress) -> tuple[State, str]:
     """Trains to the end, and returns the last state and why it ended: "finished", "stopped early" or "interrupted"."""
     experiment, plan, _, frozen = work
+    if _is_out_of_patience(experiment, progress):
+        return state, "stopped early"  # it was killed after its last checkpoint
     leaves = replicate(plan, boundary(experiment))
     log_every, evaluate_every = milestones(experiment, plan)
-    if plan.streamed:
-        log_every = min(log_every, STREAMED_CHUNK)
-    chunks = _chunks(work, int(state.step), log_every, evaluate_every)
     watched = _watched(work)
-    clock, already = time.perf_counter(), progress.time
-    pending: _Pending | None = None
-    previous_end = clock
-    reason = "finished"
-    recent: collections.deque[tuple[int, float]] = collections.deque(maxlen=RECENT)
-    compiled: list[bool] = []
+    begun, before = time.perf_counter(), progress.time
 
-    def settle(pending: _Pending | None) -> None:
-        """Waits for a chunk and writes its row."""
-        nonlocal previous_end
-        if pending is None:
-            return
-        logged = jax.tree.map(np.asarray, pending.logged)
-        now = time.perf_counter()
-        progress.time = already + now - clock
-        row = training_row(experiment, pending.step, logged)
-        recent.append((pending.steps * experiment.batch_size, now - max(previous_end, pending.begun)))
-        rate = sum(examples for examples, _ in recent) / sum(seconds for _, seconds in recent)
-        row |= {"time": progress.time, "examples_per_second": rate}
-        previous_end = now
-        if not compiled:
-            recent.clear()  # the first chunk waited for the compiler
-            compiled.append(True)
+    def clock() -> float:
+        progress.time = before + time.perf_counter() - begun
+        return progress.time
+
+    def emit(row: dict[str, Any]) -> None:
         edge.write(row)
         edge.show(row)
-        if logged["skipped"]:
-            edge.note(f"step {pending.step}: {int(logged['skipped'])} step(s) skipped, loss or gradient not finite")
-        if logged["skipped_in_row"] >= experiment.patience_nonfinite:
-            raise _TooManySkipped
 
-    try:
+    rows = Rows(experiment, emit, edge.note, clock)
+    with contextlib.closing(_chunks(work, int(state.step), log_every, evaluate_every)) as chunks:
         for start, end, data in chunks:
-            begun = time.perf_counter()
-            state, logged = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(end - start))
-            settle(pending)
-            pending = _Pending(end, end - start, logged, begun)
-            name = edge.interrupted()
-            if end % evaluate_every == 0 or end == plan.steps:
-                settle(pending)
-                pending = None
-                improved = _evaluate(work, edge, leaves, state, progress, watched, already, clock)
-                save(edge.checkpoints, state, progress, best=improved)
-                previous_end = time.perf_counter()
-                if experiment.early_stopping and progress.stale >= experiment.early_stopping.patience:
-                    reason = "stopped early"
-                    break
-            if name and end < plan.steps:
-                settle(pending)
-                pending = None
+            if edge.interrupted() and rows.is_complete:
+                rows.settle()
                 save(edge.checkpoints, state, progress, best=False)
-                reason = "interrupted"
-                break
-    except _TooManySkipped:
-        raise _explain_nonfinite(work, leaves, state, data, start) from None
-    return state, reason
+                return state, "interrupted"
+            state, logged = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(end - start))
+            try:
+                rows.settle()  # that of the chunk before: the device is at work on this one
+                is_evaluated = end % evaluate_every == 0 or end == plan.steps
+                rows.add(start, end, logged, is_last=is_evaluated or end % log_every == 0)
+                if is_evaluated:
+                    rows.settle()
+            except TooManySkipped as skipped:
+                raise _explain_nonfinite(work, edge, leaves, state, data, start, skipped) from None
+            if is_evaluated:
+                row = evaluate(work, leaves, state, watched)
+                improved = judge(experiment, progress, row)
+                emit({**row, "time": clock()})
+                edge.sync()
+                save(edge.checkpoints, state, progress, best=improved)
+                rows.pause()
+                if _is_out_of_patience(experiment, progress):
+                    return state, "stopped early"
+    return state, "finished"
 
 
-class _TooManySkipped(Exception):
-    pass
-
-
-class _Pending(NamedTuple):
-    """A chunk that the device may still be working on."""
-
-    step: int
-    steps: int
-    logged: dict[str, jax.Array]
-    begun: float
+def _is_out_of_patience(experiment: Experiment, progress: Progress) -> bool:
+    return experiment.early_stopping is not None and progress.stale >= experiment.early_stopping.patience
 
 
 def _chunks(work: Work, step: int, log_every: int, evaluate_every: int) -> Iterator[tuple[int, int, Data]]:
     """(first step, step after the last, data) of each chunk from `step` to the end."""
     plan, loaded = work.plan, work.loaded
     train = loaded.splits["train"]
-    data = None if plan.streamed else evaluation.to_device(plan, train, loaded.normalisation)
-    with contextlib.ExitStack() as stack:
-        batches = None
-        if plan.streamed:
-            batches = feeding.stream(
-                train,
-                seed=work.experiment.data_seed,
-                first_step=step,
-                steps=plan.steps - step,
-                batch_size=work.experiment.batch_size,
-            )
-            if hasattr(batches, "close"):
-                stack.callback(batches.close)
+    if not plan.streamed:
+        data = evaluation.to_device(plan, train, loaded.normalisation)
         while step < plan.steps:
             end = next_stop(step, (log_every, evaluate_every), plan.steps)
-            if batches is None:
-                yield step, end, data
-            else:
-                yield step, end, _stack(work, [next(batches) for _ in range(end - step)])
+            yield step, end, data
+            step = end
+        return
+    seed, size = work.experiment.data_seed, work.experiment.batch_size
+    batches = feeding.stream(train, seed=seed, first_step=step, steps=plan.steps - step, batch_size=size)
+    with contextlib.closing(batches):
+        while step < plan.steps:
+            end = next_stop(step, (log_every, evaluate_every, evaluation.STREAMED_CHUNK), plan.steps)
+            yield step, end, _stack(work, [next(batches) for _ in range(end - step)])
             step = end
 
 
 def _stack(work: Work, batches: list[dict[str, np.ndarray]]) -> Data:
     """The batches of a chunk on the device, padded to the length that every chunk has."""
-    padded = batches + batches[-1:] * (STREAMED_CHUNK - len(batches))
+    padded = batches + batches[-1:] * (evaluation.STREAMED_CHUNK - len(batches))
     inputs, labels = (np.stack([batch[name] for batch in padded]) for name in ("inputs", "labels"))
     normalisation = evaluation.as_float32(work.loaded.normalisation)
     return replicate(work.plan, Data(inputs, labels, normalisation))
@@ -202,9 +160,9 @@ def _watched(work: Work) -> dict[str, Any]:
     }
 
 
-def _evaluate(work: Work, edge: Edge, leaves, state: State, progress: Progress, watched, already, clock) -> bool:
-    """Evaluates, writes the row, and says whether the metric that selects has improved."""
-    experiment, plan, loaded, frozen = work
+def evaluate(work: Work, leaves: Experiment, state: State, watched: dict[str, Any]) -> dict[str, Any]:
+    """A row of metrics: those of the validation split, and its gap to the training examples."""
+    _, plan, loaded, frozen = work
     values = {}
     for name, data in watched.items():
         if isinstance(data, Data):
@@ -213,46 +171,23 @@ def _evaluate(work: Work, edge: Edge, leaves, state: State, progress: Progress, 
             sums = evaluation.evaluate_split(plan, leaves, frozen, state.used(), data, loaded.normalisation)
         values[name] = {"loss": float(sums["loss"] / sums["count"]), "accuracy": float(sums["correct"] / sums["count"])}
     row = {"step": int(state.step), "split": "validation", **values["validation"]}
-    if "train" in values:
-        for name, value in values["train"].items():
-            row |= {f"train_{name}": value, f"gap_{name}": row[name] - value}
-    progress.time = already + time.perf_counter() - clock
-    row["time"] = progress.time
-    improved = judge(experiment, progress, row)
-    edge.write(row)
-    edge.show(row)
-    edge.sync()
-    return improved
+    for name, value in values.get("train", {}).items():
+        row |= {f"train_{name}": value, f"gap_{name}": row[name] - value}
+    return row
 
 
 def judge(experiment: Experiment, progress: Progress, row: dict[str, Any]) -> bool:
-    """Whether an evaluation is the best so far; counts it in `progress`."""
+    """Whether an evaluation is the best so far; counts it in `progress`. One that is not finite never is."""
     metric = experiment.select.removeprefix("validation/")
     value, loss = row[metric], row["loss"]
-    if not np.isfinite(value):
-        progress.stale += 1
-        return False
     sign = -1 if metric == "loss" else 1
-    better = progress.best is None or sign * value > sign * progress.best
+    finite = bool(np.isfinite(value) and np.isfinite(loss))
+    better = finite and (progress.best is None or sign * value > sign * progress.best)
     progress.stale = 0 if better else progress.stale + 1
-    if better or (value == progress.best and loss < progress.best_loss):
+    if better or (finite and value == progress.best and loss < progress.best_loss):
         progress.best, progress.best_loss, progress.best_step = value, loss, row["step"]
         return True
     return False
-
-
-def training_row(experiment: Experiment, step: int, logged: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A row of metrics from the sums of a chunk: means over the examples and steps that were not skipped."""
-    logged = {name: float(value) for name, value in logged.items()}
-    examples, steps = logged.pop("count"), logged.pop("steps")
-    row = {"step": step, "split": "train"}
-    row["loss"] = logged.pop("loss") / examples if examples else float("nan")
-    row["accuracy"] = logged.pop("correct") / examples if examples else float("nan")
-    for name in ("objective", "gradient_norm"):
-        row[name] = logged.pop(name) / steps if steps else float("nan")
-    logged.pop("skipped_in_row")
-    row["skipped"] = int(logged.pop("skipped"))
-    return row | logged
 
 
 def save(checkpoints: Checkpoints, state: State, progress: Progress, *, best: bool) -> None:
@@ -261,37 +196,23 @@ def save(checkpoints: Checkpoints, state: State, progress: Progress, *, best: bo
     checkpoints.save(int(state.step), as_flat(state), about, best=best)
 
 
-def _explain_nonfinite(work: Work, leaves, state: State, data: Data, first_step: int) -> NonFinite:
-    bad = jax.tree.map(bool, nonfinite_paths(work.plan, leaves, work.frozen, state, data, jnp.uint32(first_step)))
-    names = [path for path, is_bad in bad.items() if is_bad]
-    where = f"the gradients of {', '.join(names[:6])}{' and others' if len(names) > 6 else ''}" if names else "the loss"
-    row = int(state.skipped_in_row)
-    last = int(state.step)
+def _explain_nonfinite(
+    work: Work, edge: Edge, leaves, state: State, data: Data, first_step: int, skipped: TooManySkipped
+) -> NonFinite:
+    where = "the loss or the gradient"
+    if state.skipped_in_row:  # the parameters are still those that the last step was skipped with
+        bad = nonfinite_paths(work.plan, leaves, work.frozen, state, data, jnp.uint32(first_step))
+        names = [path for path, is_bad in bad.items() if is_bad]
+        more = " and others" if len(names) > 6 else ""
+        where = f"the gradients of {', '.join(names[:6])}{more}" if names else "the loss"
+    edge.checkpoints.wait()
+    saved = edge.checkpoints.steps()
+    kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint had been saved yet"
+    first = skipped.last - skipped.count
     return NonFinite(
-        f"step {last - row}: from here on {row} steps in a row were not finite, in {where}; a smaller learning rate, "
-        "a warm-up or `clip` may help. The checkpoints from before are kept"
+        f"step {first}: from here on {skipped.count} steps in a row were not finite, in {where}; "
+        f"a smaller learning rate, a warm-up or `clip` may help; {kept}"
     )
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[Callable[[], str | None]]:
-    """While open, SIGINT and SIGTERM are noted rather than obeyed; a second SIGINT interrupts at once."""
-    caught: list[str] = []
-
-    def note(number, frame):
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(signal.Signals(number).name)
-
-    try:
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, as in some notebooks: signals stay as they are
-        previous = {}
-    try:
-        yield lambda: caught[0] if caught else None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def report(work: Work, state: State, split: str) -> metrics.Report:

@@ -5,6 +5,7 @@ Each function reads or writes a run folder (see `training.folder`) and returns w
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import shlex
 import shutil
@@ -15,12 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from research.commandline.loading import blaming_if_there, load_config, modules_beside
 from research.config import fingerprint, to_json
 from research.data import base, pictures
 from research.data.base import Loaded, Streamed
 from research.errors import UserError
 from research.parameters import counts
-from research.training import display, evaluation, folder, loop, metrics, step, writers
+from research.training import display, evaluation, folder, interruption, loop, metrics, step, writers
 from research.training.checkpoints import Checkpoints, match
 from research.training.experiment import Experiment
 from research.training.folder import RunFolder
@@ -34,7 +36,9 @@ from research.training.state import State, as_flat, from_flat
 def inspect(experiment: Experiment) -> dict[str, Any]:
     """What a run would do: its model, parameters, data and steps. Computes nothing and writes nothing."""
     loaded = experiment.data.load()
-    return describe_plan(experiment, make_plan(experiment, loaded), loaded)
+    plan = make_plan(experiment, loaded)
+    rehearse(experiment, plan, loaded)
+    return describe_plan(experiment, plan, loaded)
 
 
 def describe_plan(experiment: Experiment, plan: Plan, loaded: Loaded) -> dict[str, Any]:
@@ -100,28 +104,47 @@ def train(
     if experiment.tensorboard:
         writers.check_tensorboard()
     loaded = experiment.data.load()
-    plan = make_plan(experiment, loaded)
+    with blaming_if_there(config_file):
+        plan = make_plan(experiment, loaded)
+        rehearse(experiment, plan, loaded)
     described = describe_plan(experiment, plan, loaded)
-    run = folder.create(workdir, experiment.name, fingerprint(experiment))
-    display.show_plan(display.console(), {**described, "folder": str(run.path), "changes": list(changes)})
-    with run.lock():
-        try:
-            _write_start(run, experiment, loaded, described, config_file, command)
-        except BaseException:
-            shutil.rmtree(run.path, ignore_errors=True)
-            raise
-        return _train(run, experiment, loaded, plan, restored=None)
+    with interruption.signals() as interrupted:
+        run = folder.create(workdir, experiment.name, fingerprint(experiment))
+        display.show_plan(display.console(), {**described, "folder": str(run.path), "changes": list(changes)})
+        with run.lock():
+            try:
+                _write_start(run, experiment, loaded, described, config_file, command)
+            except BaseException:
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
+            return _train(run, experiment, loaded, plan, None, interrupted)
 
 
 def _stem(config_file: Path | None) -> str:
     return "run" if config_file is None else config_file.stem
 
 
+def rehearse(experiment: Experiment, plan: Plan, loaded: Loaded) -> None:
+    """Traces a chunk of training and an evaluation without computing anything, to meet mistakes before a run begins.
+
+    What is traced here need not be traced again. Raises whatever the model, objective, schedule or augmentation does.
+    """
+    leaves = boundary(experiment)
+    state, frozen = jax.eval_shape(functools.partial(step.initial_state, plan), leaves)
+    data = evaluation.data_shapes(plan, experiment, loaded)
+    jax.eval_shape(functools.partial(step.train_chunk, plan), leaves, frozen, state, data["train"], np.uint32(1))
+    jax.eval_shape(
+        functools.partial(evaluation.evaluate_block, plan), leaves, frozen, *state.used(), data["test"], np.int32(1)
+    )
+
+
 def _write_start(run: RunFolder, experiment, loaded, described, config_file, command) -> None:
-    if config_file is not None and config_file.suffix == ".py":
-        run.copy_config_file(config_file)
-    elif config_file is not None and (config_file.parent / "config.py").is_file():
-        run.copy_config_file(config_file.parent / "config.py")
+    if config_file is not None:
+        source = config_file if config_file.suffix == ".py" else config_file.with_name("config.py")
+        if source.is_file():
+            run.copy_config_file(source)
+            for name, file in modules_beside(source).items():
+                run.copy_module(name, file)
     run.write_json("config.json", to_json(experiment))
     run.write_json("environment.json", folder.environment(command, config_file))
     run.write_json("inspection.json", described)
@@ -133,29 +156,57 @@ def resume(path: str, *, command: Sequence[str] = ()) -> dict[str, Any]:
     run = folder.open_run(path)
     experiment = read_experiment(run)
     with run.lock():
-        previous = run.read_json("summary.json") if (run.path / "summary.json").exists() else {}
+        previous = _if_readable(run, "summary.json") or {}
         if previous.get("reason") in ("finished", "stopped early"):
             display.note(f"{run.path} has {previous['reason']} already, at step {previous['steps']}")
             return previous
         loaded, plan = load_for(run, experiment)
-        state_shapes = jax.eval_shape(lambda: step.initial_state(plan, experiment)[0])
-        with Checkpoints(run.checkpoints) as checkpoints:
-            latest = checkpoints.restore_latest()
-        restored = None
-        if latest is not None:
-            at, arrays, about, notes = latest
-            for line in notes:
-                display.note(line)
-            arrays = match(arrays, as_flat(state_shapes), str(run.path))
-            restored = from_flat(arrays, state_shapes), loop.Progress(**about["progress"])
-        run.append_environment(folder.environment(command, None))
-        (run.path / "summary.json").unlink(missing_ok=True)  # it told of an interruption
-        display.note(f"going on with {run.path} from step {0 if latest is None else at} of {plan.steps}")
-        return _train(run, experiment, loaded, plan, restored)
+        with interruption.signals() as interrupted:
+            template = jax.eval_shape(lambda: step.initial_state(plan, experiment)[0])
+            restored, at = _restore_latest(run, template), 0
+            if restored is not None:
+                at = int(restored[0].step)
+            if (environment := _if_readable(run, "environment.json")) is not None:
+                run.append_environment(environment, folder.environment(command, None))
+            (run.path / "summary.json").unlink(missing_ok=True)  # it told of an interruption
+            display.note(f"going on with {run.path} from step {at} of {plan.steps}")
+            return _train(run, experiment, loaded, plan, restored, interrupted)
 
 
-def _train(run: RunFolder, experiment: Experiment, loaded: Loaded, plan: Plan, restored) -> dict[str, Any]:
-    """The training of a run whose folder is there and locked."""
+def _if_readable(run: RunFolder, name: str) -> Any:
+    """A file of the run that it can do without, or None."""
+    try:
+        return run.read_json(name) if run.has(name) else None
+    except UserError as error:
+        display.note(f"{error}; going on without it")
+        return None
+
+
+def _restore_latest(run: RunFolder, template: State) -> tuple[State, loop.Progress] | None:
+    with Checkpoints(run.checkpoints) as checkpoints:
+        latest = checkpoints.restore_latest()
+    if latest is None:
+        return None
+    for line in latest.notes:
+        display.note(line)
+    arrays = match(latest.arrays, as_flat(template), str(run.path))
+    return from_flat(arrays, template), loop.Progress(**latest.about["progress"])
+
+
+def _train(run: RunFolder, *arguments) -> dict[str, Any]:
+    """The training of a run whose folder is there and locked; a summary tells also of what went wrong."""
+    try:
+        return _train_to_the_end(run, *arguments)
+    except UserError as error:
+        reason = "not finite" if isinstance(error, loop.NonFinite) else "failed"
+        with contextlib.suppress(UserError):  # a full disk, say
+            run.write_json("summary.json", {"reason": reason, "problems": list(error.problems)})
+        raise
+
+
+def _train_to_the_end(
+    run: RunFolder, experiment: Experiment, loaded: Loaded, plan: Plan, restored, interrupted
+) -> dict[str, Any]:
     state, frozen = step.initial_state(plan, experiment)
     progress = loop.Progress()
     if restored is not None:
@@ -168,14 +219,9 @@ def _train(run: RunFolder, experiment: Experiment, loaded: Loaded, plan: Plan, r
         writer = stack.enter_context(writers.MetricWriter(run.path, tensorboard=experiment.tensorboard))
         writer.truncate_after(int(state.step))
         live = stack.enter_context(display.Progress(plan.steps, int(state.step)))
-        interrupted = stack.enter_context(loop.signals())
         edge = loop.Edge(writer.write, writer.sync, live.update, live.note, checkpoints, interrupted)
         work = loop.Work(experiment, plan, loaded, frozen)
-        try:
-            state, reason = loop.fit(work, edge, state, progress)
-        except loop.NonFinite as error:
-            run.write_json("summary.json", {"reason": "not finite", "problems": list(error.problems)})
-            raise
+        state, reason = loop.fit(work, edge, state, progress)
         checkpoints.wait()
         writer.sync()
     summary = summarise(run, work, state, progress, reason)
@@ -205,6 +251,8 @@ def summarise(run: RunFolder, work: loop.Work, state: State, progress: loop.Prog
     }
     if reason == "interrupted":
         return summary | {"resume": f"python launch.py --resume {shlex.quote(str(run.path))}"}
+    if progress.best_step is None:
+        raise loop.NonFinite(f"{run.path}: no evaluation had a finite loss, so there is no best checkpoint to test")
     best, frozen = load_best(run, work.experiment, work.plan)
     report = loop.report(work._replace(frozen=frozen), best, "test")
     return summary | {"test": figures(report)}
@@ -216,8 +264,6 @@ def summarise(run: RunFolder, work: loop.Work, state: State, progress: loop.Prog
 
 def read_experiment(run: RunFolder) -> Experiment:
     """The experiment of a run, with the classes of its config file."""
-    from research.commandline.loading import load_config
-
     return load_config(str(run.path / "config.json"), (Experiment,)).config
 
 
@@ -231,15 +277,21 @@ def load_for(run: RunFolder, experiment: Experiment) -> tuple[Loaded, Plan]:
 
 
 def load_best(run: RunFolder, experiment: Experiment, plan: Plan) -> tuple[State, dict[str, jax.Array]]:
-    """The best checkpoint of a run: its state and frozen parameters."""
+    """The best checkpoint of a run, or the latest where the best is damaged: its state, and the frozen parameters."""
     template, frozen = jax.eval_shape(lambda: step.initial_state(plan, experiment))
     with Checkpoints(run.checkpoints) as checkpoints:
-        _, arrays, _, notes = checkpoints.restore_best()
+        try:
+            found = checkpoints.restore_best()
+        except UserError as error:
+            if not checkpoints.steps("best") or not checkpoints.steps():
+                raise
+            display.note(f"{error}; using the latest checkpoint in its place")
+            found = checkpoints.restore_latest()
         if frozen:
             frozen = from_flat(match(checkpoints.restore_frozen(), as_flat(frozen), str(run.path)), frozen)
-    for line in notes:
+    for line in found.notes:
         display.note(line)
-    state = from_flat(match(arrays, as_flat(template), str(run.path)), template)
+    state = from_flat(match(found.arrays, as_flat(template), str(run.path)), template)
     return replicate(plan, (state, frozen))
 
 

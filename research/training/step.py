@@ -200,7 +200,11 @@ def averaged(experiment: Experiment, state: State, trainable: Parameters, model_
     step = state.step.astype(jnp.float32)
     decay = jnp.minimum(experiment.average, (1 + step) / (10 + step))
     new = {"trainable": trainable, "model_state": model_state}
-    return jax.tree.map(lambda mean, value: decay * mean + (1 - decay) * value, state.average, new)
+
+    def follow(mean, value):  # of a counter, say, there is no average
+        return decay * mean + (1 - decay) * value if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+    return jax.tree.map(follow, state.average, new)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -218,10 +222,12 @@ def train_chunk(
     first_step = state.step
 
     def one_step(_, carry):
-        state, totals, _ = carry
+        state, totals, _, longest = carry
         batch = batch_at(plan, experiment, data, state.step, first_step)
         state, step = train_step(plan, experiment, frozen, state, batch)
-        return state, jax.tree.map(jnp.add, totals, step.sums), step.gradient_squares
+        row = jnp.stack([state.skipped_in_row, state.step])
+        longest = jnp.where(row[0] > longest[0], row, longest)
+        return state, jax.tree.map(jnp.add, totals, step.sums), step.gradient_squares, longest
 
     def part(index, carry):
         """All steps but the last, or the last: the parameters before it are kept, to tell what it changed."""
@@ -229,9 +235,14 @@ def train_chunk(
         before = carry[0].trainable
         return jax.lax.fori_loop(index * (steps - 1), steps - 1 + index, one_step, carry), before
 
-    carry = (state, *_zeros(plan, experiment, frozen, state, data)), state.trainable
-    (state, totals, squares), before = jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(2), part, carry)
-    logged = {"learning_rate": learning_rate(plan, experiment, state.step - 1), "skipped_in_row": state.skipped_in_row}
+    none_skipped = jnp.zeros(2, jnp.uint32)
+    carry = (state, *_zeros(plan, experiment, frozen, state, data), none_skipped), state.trainable
+    (state, totals, squares, longest), before = jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(2), part, carry)
+    logged = {
+        "learning_rate": learning_rate(plan, experiment, state.step - 1),
+        "longest_skipped": longest[0],
+        "longest_skipped_end": longest[1],
+    }
     if experiment.norms != "none":
         update = jax.tree.map(jnp.subtract, state.trainable, before)
         for name, tree in (

@@ -107,6 +107,12 @@ def test_the_last_evaluation_is_always_shown():
     assert "validation 100.00 %" in run(pipe(), evaluate=1000, seconds=0.001)[-1]
 
 
+@pytest.mark.parametrize("evaluate", [1000, 300])
+def test_the_last_step_has_one_line_with_an_evaluation_or_without(evaluate):
+    lines = run(pipe(), evaluate=evaluate)
+    assert [line.startswith("step 1000/1000") for line in lines] == [False] * (len(lines) - 1) + [True]
+
+
 @given(st.integers(1, 3000), st.integers(1, 50), st.floats(0, 20), st.integers(1, 500))
 def test_no_run_fills_a_pipe(total, every, seconds, evaluate):
     evaluations = total // evaluate
@@ -116,7 +122,7 @@ def test_no_run_fills_a_pipe(total, every, seconds, evaluate):
 
 
 def test_a_line_says_step_loss_accuracy_speed_and_time_left():
-    line = run(pipe(), every=100, seconds=3.0, evaluate=100)[-3]
+    line = run(pipe(), every=100, seconds=3.0, evaluate=100)[-2]
     assert line == "step  900/1000  loss 0.0011  validation 80.00 %  4,000 examples/s  3 s left"
 
 

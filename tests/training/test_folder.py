@@ -211,6 +211,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 def test_the_environment_says_what_the_result_may_depend_on(tmp_path, monkeypatch):
+    jax.devices()  # before XLA reads a flag that it does not know
     monkeypatch.setenv("XLA_FLAGS", "--flag")
     found = environment(["launch.py", "--config", "x.py"], tmp_path / "x.py")
     assert found["python"] == platform.python_version()
@@ -245,7 +246,7 @@ def test_without_git_the_environment_is_told_all_the_same(tmp_path, monkeypatch,
 def test_environments_of_resumed_runs_are_added(tmp_path):
     run = finished(tmp_path)
     run.write_json("environment.json", {"python": "3.11"})
-    run.append_environment({"python": "3.12"})
-    run.append_environment({"python": "3.13"})
+    run.append_environment(run.read_json("environment.json"), {"python": "3.12"})
+    run.append_environment(run.read_json("environment.json"), {"python": "3.13"})
     expected = {"python": "3.11", "resumed": [{"python": "3.12"}, {"python": "3.13"}]}
     assert run.read_json("environment.json") == expected

@@ -1,5 +1,6 @@
 """A run can be killed, stopped, damaged, repeated and resumed, and comes to the same end."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,15 +10,18 @@ import sys
 import time
 from pathlib import Path
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from research.analysis import load_metrics, load_runs
 from research.config import override
+from research.data import Augmentation
 from research.errors import UserError
 from research.jsonl import read_rows
 from research.parameters import Partition, freeze, train
-from research.training import EarlyStopping, run, steps
+from research.training import EarlyStopping, loop, run, steps
 from research.training.checkpoints import Checkpoints
 from research.training.folder import open_run
 
@@ -138,6 +142,21 @@ def test_a_signal_saves_says_how_to_resume_and_ends_cleanly(whole, tmp_path, num
     assert_same_run(path, stopped)
 
 
+@pytest.mark.parametrize("seconds", [0.8, 1.8, 2.6])
+def test_a_signal_before_the_first_step_ends_the_run_cleanly_too(whole, tmp_path, seconds):
+    source, _ = whole
+    process = launch("--config", source / "exp.py", "--config.model.width", str(int(17 + 10 * seconds)), cwd=tmp_path)
+    time.sleep(seconds)  # while it imports, traces or compiles
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode in (0, 130), output  # 130: there was no run yet
+    assert "Traceback" not in output
+    runs = list(tmp_path.glob("runs/exp/*"))
+    assert bool(runs) == (process.returncode == 0)
+    if runs:
+        assert json.loads((runs[0] / "summary.json").read_text())["reason"] in ("interrupted", "finished")
+
+
 def test_config_json_run_again_reproduces_the_metrics_bit_for_bit(whole, tmp_path):
     _, path = whole
     finish(launch("--config", path / "config.json", cwd=tmp_path))
@@ -169,7 +188,7 @@ def test_a_run_is_read_as_tables(whole):
 @pytest.fixture
 def stopped(tiny, tmp_path, monkeypatch):
     """A run of twenty steps that was stopped at ten."""
-    monkeypatch.setattr(run.loop, "signals", _stop_after(tmp_path))
+    monkeypatch.setattr(run.interruption, "signals", _stop_after(tmp_path))
     summary = run.train(tiny(name="stopped"), workdir=str(tmp_path / "runs"))
     monkeypatch.undo()
     assert summary["reason"] == "interrupted"
@@ -260,22 +279,30 @@ def test_a_finished_run_is_not_run_again(tiny, tmp_path):
 
 
 def test_early_stopping_stops_after_its_patience_and_keeps_the_best(tiny, tmp_path):
-    experiment = tiny(
-        name="early", duration=steps(400), early_stopping=EarlyStopping(patience=3), select="validation/loss"
-    )
-    experiment = override(experiment, "optimizer.learning_rate", 2.0)
-    summary = run.train(experiment, workdir=str(tmp_path))
+    early = EarlyStopping(patience=3)
+    experiment = tiny(name="early", duration=steps(400), early_stopping=early, select="validation/loss")
+    summary = run.train(override(experiment, "optimizer.learning_rate", 0.0), workdir=str(tmp_path))
     assert summary["reason"] == "stopped early"
     validation = [row for row in rows(Path(summary["folder"])) if row["split"] == "validation"]
-    losses = [row["loss"] for row in validation]
-    assert len(losses) - 1 - int(np.argmin(losses)) == 3
-    assert summary["best"] == {
-        "step": validation[int(np.argmin(losses))]["step"],
-        "metric": "validation/loss",
-        "value": min(losses),
-    }
-    best = run.evaluate(summary["folder"], split="validation")
-    assert best["step"] == summary["best"]["step"]
+    assert [row["step"] for row in validation] == [10, 20, 30, 40]  # nothing is learned: the first is the best
+    assert summary["best"] == {"step": 10, "metric": "validation/loss", "value": validation[0]["loss"]}
+    assert run.evaluate(summary["folder"], split="validation")["step"] == 10
+
+
+def test_the_best_is_the_best_metric_then_the_lowest_loss_and_never_infinite(tiny):
+    def judged(select, *pairs):
+        progress = loop.Progress()
+        kept = [
+            loop.judge(tiny(select=select), progress, {"step": step, "accuracy": accuracy, "loss": loss})
+            for step, (accuracy, loss) in enumerate(pairs)
+        ]
+        return kept, progress.best_step, progress.stale
+
+    nan = float("nan")
+    by_accuracy = judged("validation/accuracy", (0.5, 2.0), (0.7, 3.0), (0.7, 2.5), (0.7, 2.6), (0.9, nan), (0.6, 0.1))
+    assert by_accuracy == ([True, True, True, False, False, False], 2, 4)
+    by_loss = judged("validation/loss", (0.5, nan), (0.5, 2.0), (0.9, 3.0), (0.1, 1.0), (0.2, 1.0))
+    assert by_loss == ([False, True, False, True, False], 3, 1)
 
 
 def test_a_run_that_is_no_longer_finite_stops_and_keeps_its_checkpoints(tiny, tmp_path):
@@ -330,3 +357,121 @@ def test_tensorboard_files_are_written_on_request(tiny, tmp_path):
     pytest.importorskip("tensorboardX")
     path = Path(run.train(tiny(name="events"), workdir=str(tmp_path), tensorboard=True)["folder"])
     assert list((path / "tensorboard").glob("events*"))
+
+
+def test_a_run_stopped_early_and_killed_before_its_summary_does_not_train_on(tiny, tmp_path):
+    experiment = tiny(name="early", duration=steps(400), early_stopping=EarlyStopping(patience=2))
+    summary = run.train(override(experiment, "optimizer.learning_rate", 0.0), workdir=str(tmp_path))
+    assert summary["reason"] == "stopped early"
+    path = Path(summary["folder"])
+    before = rows(path)
+    (path / "summary.json").unlink()
+    assert run.resume(str(path)) == {**summary, "wall_time": pytest.approx(summary["wall_time"])}
+    assert rows(path) == before
+
+
+def test_modules_beside_the_config_file_are_kept_with_the_run(whole, tmp_path):
+    (tmp_path / "sizes").mkdir()
+    (tmp_path / "sizes" / "__init__.py").write_text("")
+    (tmp_path / "sizes" / "small.py").write_text("WIDTH = 5")
+    (tmp_path / "exp.py").write_text("from sizes.small import WIDTH\n" + CONFIG.replace("width=16", "width=WIDTH"))
+    finish(launch("--config", "exp.py", "--config.duration", "10 steps", cwd=tmp_path))
+    (path,) = (tmp_path / "runs" / "exp").iterdir()
+    shutil.rmtree(tmp_path / "sizes")
+    (tmp_path / "exp.py").unlink()
+    assert '"test"' in finish(launch("--mode", "evaluate", "--run", path, "--format", "json", cwd=tmp_path))
+
+
+class Counting(nn.Module):
+    """Counts its calls, and reports its activations, as a user's module may."""
+
+    classes: int | None = None
+
+    @nn.compact
+    def __call__(self, inputs):
+        calls = self.variable("counters", "calls", lambda: jnp.zeros((), jnp.int32))
+        if not self.is_initializing() and self.is_mutable_collection("counters"):
+            calls.value += 1
+        hidden = nn.Dense(4, name="hidden")(inputs)
+        self.sow("diagnostics", "activations", hidden)
+        return nn.Dense(self.classes, name="head")(hidden)
+
+
+def test_a_module_may_count_and_report_and_be_averaged(tiny, tmp_path):
+    path = Path(run.train(tiny(name="counting", model=Counting(), average=0.9), workdir=str(tmp_path))["folder"])
+    _, arrays, _ = latest(path)
+    assert arrays["model_state/counters/calls"] == arrays["average/model_state/counters/calls"] == 20
+    assert not any("diagnostics" in key for key in arrays)
+
+
+MISTAKE = """
+import flax.linen as nn
+from research.data import Digits
+from research.training import Experiment
+
+class Net(nn.Module):
+    classes: int | None = None
+    @nn.compact
+    def __call__(self, inputs):
+        return nn.Dense(self.clases, name="head")(inputs)
+
+def get_config():
+    return Experiment(data=Digits(), model=Net())
+"""
+
+
+def test_a_mistake_in_a_users_module_is_one_line_and_leaves_no_folder(tmp_path):
+    (tmp_path / "exp.py").write_text(MISTAKE)
+    process = launch("--config", "exp.py", cwd=tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "exp.py:10 in __call__: AttributeError" in output
+    assert len(output.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("schedule.warmup", "100 examples", "cannot be used here"),
+        ("augmentation", Augmentation(rotation=5.0), "augmentation.rotation"),
+    ],
+)
+def test_what_only_tracing_finds_leaves_no_folder(tiny, tmp_path, path, value, message):
+    with pytest.raises(UserError, match=message):
+        run.train(override(tiny(), path, value), workdir=str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_evaluation_that_is_not_finite_is_never_the_best(tiny, tmp_path):
+    experiment = override(tiny(name="wild", patience_nonfinite=1000), "optimizer.learning_rate", 1e38)
+    with pytest.raises(UserError, match="no evaluation had a finite loss"):
+        run.train(experiment, workdir=str(tmp_path))
+    (path,) = (tmp_path / "wild").iterdir()
+    assert open_run(path).read_json("summary.json")["reason"] == "not finite"
+
+
+def test_a_disk_without_room_is_one_line_and_keeps_what_is_there(tiny, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match="cannot save a checkpoint in .*: No space left on device"):
+        run.train(tiny(name="full"), workdir=str(tmp_path))
+    (path,) = (tmp_path / "full").iterdir()
+    assert open_run(path).read_json("summary.json")["reason"] == "failed"
+    monkeypatch.undo()
+    assert run.resume(str(path))["reason"] == "finished"
+
+
+def test_a_damaged_best_checkpoint_is_stood_in_for_by_the_latest(tiny, tmp_path, capsys):
+    path = Path(run.train(tiny(name="damaged"), workdir=str(tmp_path))["folder"])
+    (best,) = (path / "checkpoints" / "best").iterdir()
+    (best / "checksums.json").unlink()
+    assert run.evaluate(str(path))["step"] == 20
+    assert "using the latest checkpoint in its place" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_damaged_environment_does_not_keep_a_run_from_going_on(stopped):
+    (stopped / "environment.json").write_text('{"python": ')
+    assert run.resume(str(stopped))["reason"] == "finished"

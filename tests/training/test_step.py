@@ -155,7 +155,7 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tiny):
 def test_clipping_bounds_the_update_and_leaves_small_gradients_alone(tiny):
     _, logged = run(tiny(clip=1e-3, optimizer=SGD(learning_rate=1.0)), chunks=(1,))
     norm = np.sqrt(sum(np.square(v) for k, v in logged.items() if k.startswith("update_norm/")))
-    np.testing.assert_allclose(norm, 1e-3, rtol=1e-5)
+    np.testing.assert_allclose(norm, 1e-3, rtol=1e-3)
     assert logged["gradient_norm"] > 1e-2
     free, _ = run(tiny(), chunks=(3,))
     loose, _ = run(tiny(clip=1e6), chunks=(3,))

@@ -25,9 +25,10 @@ import functools
 import hashlib
 import importlib
 import json
+import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -149,6 +150,24 @@ def _hints(cls) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def _plain_hint(hint: Any, present: Any) -> Any:
+    """A declared type with lists and sequences as the tuples that a config holds.
+
+    The items of a bare one are of the types of those that are there now.
+    """
+    alternatives = _alternatives(hint)
+    plain = tuple(_as_tuple(alternative, present) for alternative in alternatives)
+    return hint if plain == alternatives else typing.Union[plain]  # noqa: UP007 (made at run time)
+
+
+def _as_tuple(hint: Any, present: Any) -> Any:
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin not in (tuple, list, Sequence) or (origin is tuple and arguments):
+        return hint
+    there = tuple(dict.fromkeys(map(type, present))) if isinstance(present, tuple | list) else ()
+    return tuple[arguments[0] if arguments else typing.Union[there] if there else Any, ...]  # noqa: UP007
+
+
 @functools.cache
 def _names(cls, role: Role) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(cls) if f.metadata.get("role", "structure") == role)
@@ -195,11 +214,9 @@ class Entry(NamedTuple):
 
 def entries(tree: Any, prefix: str = "") -> Iterator[Entry]:
     """Every field of a config, branches before what they hold, in the order of declaration."""
-    hints = _hints(type(tree))
     for field in _fields(tree):
         path, value = f"{prefix}{field.name}", getattr(tree, field.name)
-        meta = field.metadata
-        hint = hints.get(field.name, Any)
+        meta, hint = field.metadata, field_hint(tree, field.name)
         default = field.default if field.default is not dataclasses.MISSING else None
         yield Entry(path, value, hint, meta.get("role", "structure"), default, meta.get("doc", ""), meta.get("within"))
         if _is_tree(value):
@@ -297,10 +314,12 @@ def _no_such_field(path: str, parts: list[str], tree: Any, names: list[str]) -> 
 
 def field_hint(tree: Any, name: str) -> Any:
     """The declared type of a field; that of its present value for classes whose annotations cannot be read."""
+    present = getattr(tree, name)
     try:
-        return _hints(type(tree)).get(name, Any)
+        hint = _hints(type(tree)).get(name, Any)
     except (NameError, TypeError):
-        return type(getattr(tree, name))
+        hint = type(present)
+    return _plain_hint(hint, present)
 
 
 def field_at(tree: Any, path: str) -> Entry:
@@ -391,6 +410,9 @@ def _coerce_one(value: Any, hint: Any, path: str) -> Any:
     elif origin is tuple:
         if isinstance(value, list | tuple):
             return _coerce_tuple(value, arguments, path)
+    elif is_function(hint):
+        if callable(value):
+            return value
     elif hint is float:
         if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
             return float(value)
@@ -437,7 +459,10 @@ def describe(hint: Any) -> str:
         elif origin is tuple:
             many = len(arguments) == 2 and arguments[1] is Ellipsis
             items = describe(arguments[0]) if many else ", ".join(map(describe, arguments))
-            parts.append(f"list of {items}s" if many else f"({items})")
+            plural = "s" if arguments[:1] in ((int,), (float,), (str,)) else ""
+            parts.append(f"list of {items}{plural}" if many else f"({items})")
+        elif is_function(alternative):
+            parts.append("function")
         elif alternative in words:
             parts.append(words[alternative])
         elif names := list(kinds(alternative)):
@@ -447,8 +472,15 @@ def describe(hint: Any) -> str:
     return " or ".join(parts)
 
 
+def is_function(hint: Any) -> bool:
+    """Whether a type is that of functions: Callable, of whatever arguments, or a protocol of what can be called."""
+    is_protocol = getattr(hint, "_is_protocol", False) and "__call__" in vars(hint)
+    return is_protocol or (typing.get_origin(hint) or hint) is Callable
+
+
 def _show_short(value: Any) -> str:
-    text = repr(value)
+    """One line, without the addresses that differ from one process to the next."""
+    text = " ".join(re.sub(r" at 0x[0-9a-f]+", "", repr(value)).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -480,7 +512,7 @@ def _validate(tree: Any, prefix: str, problems: list[str]) -> Any:
                 _validate(item, f"{path}.{i}.", problems) if is_config(item) else item for i, item in enumerate(value)
             )
         try:
-            new[field.name] = coerce(value, _hints(type(tree)).get(field.name, Any), path)
+            new[field.name] = coerce(value, field_hint(tree, field.name), path)
             problems.extend(_value_problems(new[field.name], field, path))
         except ConfigError as error:
             problems.extend(error.problems)
@@ -500,10 +532,25 @@ def _value_problems(value: Any, field: dataclasses.Field, path: str) -> Iterator
     if role == "leaf" and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
         yield f"{path}: {value} is not in [0, {LARGEST_SEED}]"
     if role == "structure" and not _is_branch(value):
-        try:
-            hash(value)
-        except TypeError:
-            yield f"{path}: {_show_short(value)} can be changed in place, and a config cannot; use a tuple"
+        yield from _unhashable(value, path)
+
+
+def _unhashable(value: Any, path: str) -> Iterator[str]:
+    """What of a value can be changed in place, by path: of a Flax module, which of its fields."""
+    try:
+        hash(value)
+        return
+    except TypeError:
+        pass
+    items = [(field.name, getattr(value, field.name)) for field in _fields(value)] if _is_tree(value) else []
+    found = [problem for name, item in items for problem in _unhashable(item, f"{path}.{name}")]
+    instead = f"write {_show_short(_without_lists(value))}" if isinstance(value, list | tuple) else "use a tuple"
+    kind = type(value).__name__
+    yield from found or [f"{path}: {_show_short(value)} is a {kind}, which can be changed in place; {instead}"]
+
+
+def _without_lists(value: Any) -> Any:
+    return tuple(map(_without_lists, value)) if isinstance(value, list | tuple) else value
 
 
 def _inside(value: float, interval: str) -> bool:
@@ -517,10 +564,19 @@ def _inside(value: float, interval: str) -> bool:
 
 
 def to_json(tree: Any, path: str = "") -> Any:
-    """A config as what `json.dumps` takes; `from_json` gives the same config back."""
+    """A config as what `json.dumps` takes; `from_json` gives the same config back.
+
+    Left out is what has no name but is the default of a Flax module's field, as `kernel_init` usually is.
+    """
     if _is_tree(tree):
-        fields = _fields(tree)
-        values = {f.name: to_json(getattr(tree, f.name), f"{path}.{f.name}".lstrip(".")) for f in fields}
+        values = {}
+        for field in _fields(tree):
+            value = getattr(tree, field.name)
+            try:
+                values[field.name] = to_json(value, f"{path}.{field.name}".lstrip("."))
+            except ConfigError:
+                if is_config(tree) or value is not field.default:
+                    raise
         return {"kind": _class_name(type(tree)), **values}
     if isinstance(tree, tuple):
         return [to_json(item, f"{path}.{i}") for i, item in enumerate(tree)]
@@ -529,9 +585,11 @@ def to_json(tree: Any, path: str = "") -> Any:
     if isinstance(tree, np.dtype) or (isinstance(tree, type) and issubclass(tree, np.generic)):
         return {"dtype": np.dtype(tree).name}
     name = f"{getattr(tree, '__module__', '')}:{getattr(tree, '__qualname__', '')}"
-    if _import(name) is tree:
+    if find_object(name) is tree:
         return {"object": _without_user_module(name)}
-    raise ConfigError(f"{path}: {_show_short(tree)} cannot be written to JSON; use a named function or a config")
+    raise ConfigError(
+        f"{path}: {_show_short(tree)} cannot be written to JSON; use a named function, a config, or the field's default"
+    )
 
 
 def _class_name(cls: type) -> str:
@@ -544,7 +602,8 @@ def _without_user_module(name: str) -> str:
     return f":{qualified}" if module.startswith(USER_MODULE) else name
 
 
-def _import(name: str, namespace: Any = None) -> Any:
+def find_object(name: str, namespace: Any = None) -> Any:
+    """What "module:name" names, or ":name" of `namespace`; None where there is no such thing."""
     module, _, qualified = name.partition(":")
     try:
         found = importlib.import_module(module) if module else namespace
@@ -576,7 +635,7 @@ def _decode(data: Any, hint: Any, namespace: Any, path: str, problems: list[str]
     if isinstance(data, Mapping) and set(data) == {"dtype"}:
         return np.dtype(data["dtype"]).type
     if isinstance(data, Mapping) and set(data) == {"object"}:
-        return _import(data["object"], namespace)
+        return find_object(data["object"], namespace)
     if isinstance(data, Mapping):
         problems.append(f"{path or 'the config'}: an object without a 'kind'")
     return data
@@ -585,7 +644,7 @@ def _decode(data: Any, hint: Any, namespace: Any, path: str, problems: list[str]
 def _decode_tree(data: Mapping, hint: Any, namespace: Any, path: str, problems: list[str]) -> Any:
     name = data["kind"]
     known = kinds(hint, namespace)
-    cls = known.get(name) or _import(name if ":" in str(name) else f":{name}", namespace)
+    cls = known.get(name) or find_object(name if ":" in str(name) else f":{name}", namespace)
     if not isinstance(cls, type):
         problems.append(f"{path or 'the config'}: no kind '{name}'{did_you_mean(name, known)}")
         return None
@@ -593,7 +652,10 @@ def _decode_tree(data: Mapping, hint: Any, namespace: Any, path: str, problems: 
     here = f"{path}." if path else ""
     for field in set(data) - set(fields) - {"kind"}:
         problems.append(f"{here}{field}: no such field; {name} has no '{field}'{did_you_mean(field, fields)}")
-    hints = _hints(cls)
+    try:
+        hints = _hints(cls)
+    except (NameError, TypeError):
+        hints = {}
     values = {
         field: _decode(data[field], hints.get(field, Any), namespace, f"{here}{field}", problems)
         for field in fields

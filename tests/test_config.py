@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -95,6 +96,15 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
         return nn.Dense(self.features, name="dense")(self.activation(x))
+
+
+class Idiomatic(nn.Module):
+    """As modules are usually written."""
+
+    widths: Sequence[int] = (8, 4)
+    kernel_init: Callable = nn.initializers.he_normal()
+    inner: nn.Module = nn.Dense(4)
+    options: Any = None
 
 
 @config
@@ -229,6 +239,9 @@ def test_an_entry_tells_type_role_meaning_and_interval():
         (Literal["relu", "gelu"], "one of 'relu', 'gelu'"),
         (tuple[int, ...], "list of whole numbers"),
         (tuple[int, float], "(whole number, number)"),
+        (tuple[Layer, ...], "list of Layer"),
+        (tuple[()], "()"),
+        (Callable[[int], int] | None, "function or None"),
         (bool, "True or False"),
         (Tuner, "one of FastTuner, Slow"),
         (Layer | None, "Layer or None"),
@@ -334,6 +347,20 @@ def test_a_flax_module_is_changed_by_path_like_a_config():
         override(WithNet(), "model.featurs", 16)
 
 
+def test_lists_and_sequences_are_tuples_whose_items_have_the_type_told_or_present():
+    assert override(Idiomatic(), "widths", [1, 2]).widths == (1, 2)
+    with pytest.raises(ConfigError, match=r"widths.1: 'x' is no whole number"):
+        override(Idiomatic(), "widths", (1, "x"))
+    assert override(Idiomatic(), "kernel_init", nn.initializers.zeros).kernel_init is nn.initializers.zeros
+
+    class Bare(nn.Module):
+        a: tuple = (1,)
+        b: list | None = None
+        c: Sequence = ("x", 2)
+
+    assert [e.hint for e in entries(Bare())] == [tuple[int, ...], tuple[Any, ...] | None, tuple[str | int, ...]]
+
+
 def test_a_fixed_length_is_kept():
     assert coerce([1, 2.5], tuple[int, float], "pair") == (1, 2.5)
     with pytest.raises(ConfigError, match=r"pair: \(1, 2, 3\) has 3 values, and 2 are needed"):
@@ -367,7 +394,15 @@ def test_all_problems_are_told_at_once():
         (Study(tuner=Slow(rate=math.nan)), "tuner.rate: nan is not in"),
         (Study(tuner=Layer()), "tuner: Layer"),
         (Study(depth=9), "activation: relu does not go that deep"),
-        (WithNet(dtype=[1]), "dtype: .* can be changed in place"),
+        (WithNet(dtype=[1]), r"^dtype: \[1\] is a list, which can be changed in place; write \(1,\)$"),
+        (
+            WithNet(model=Idiomatic(widths=[16, [8]])),
+            r"^model.widths: \[16, \[8\]\] is a list, which can be changed in place; write \(16, \(8,\)\)$",
+        ),
+        (
+            WithNet(model=Idiomatic(inner=Idiomatic(options=np.zeros((2, 1))))),
+            r"^model.inner.options: array\(\[\[0.\], \[0.\]\]\) is a ndarray, which can be changed .*; use a tuple$",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(study, message):
@@ -403,6 +438,26 @@ def test_modules_dtypes_and_named_functions_go_to_json_and_back():
     after = from_json(json.loads(json.dumps(to_json(before))), WithNet)
     assert after == before and after.dtype is jnp.float32 and after.function is math.tanh
     assert from_json({"kind": "WithNet", "dtype": {"dtype": "float16"}}, WithNet).dtype is np.float16
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Idiomatic(),
+        Idiomatic(widths=(4,), inner=nn.Dense(6)),
+        Idiomatic(inner=Idiomatic(inner=nn.Conv(3, (2, 2), kernel_init=nn.initializers.zeros))),
+    ],
+)
+def test_a_flax_module_with_initialisers_and_modules_in_it_goes_to_json_and_back(module):
+    before = WithNet(model=module)
+    written = json.dumps(to_json(before))
+    assert " at 0x" not in written and fingerprint(before) == fingerprint(WithNet(model=module.clone()))
+    assert from_json(json.loads(written), WithNet) == before
+
+
+def test_of_a_flax_module_what_has_no_name_must_be_its_default():
+    with pytest.raises(ConfigError, match=r"^model.kernel_init: <function variance_scaling.<locals>.init> cannot"):
+        to_json(WithNet(model=Idiomatic(kernel_init=nn.initializers.he_normal())))
 
 
 def test_what_cannot_be_named_cannot_go_to_json():

@@ -4,6 +4,7 @@ The two set-up commands are run by `.ci/run`. Training is cut short by overrides
 is changed.
 """
 
+import ast
 import gzip
 import os
 import re
@@ -80,6 +81,12 @@ def test_the_commands_run_one_after_another_as_they_stand(checkout):
     )
     assert done.returncode == 0, done.stderr
     assert "digits_cnn" in done.stdout
+
+
+def test_the_model_of_ones_own_is_that_of_the_experiment():
+    source = (ROOT / "experiments" / "own_model.py").read_text()
+    code = "\n".join(source.splitlines()[ast.parse(source).body[0].end_lineno :])
+    assert code.strip() in [piece.strip() for piece in blocks("python")]
 
 
 @pytest.mark.parametrize("piece", [piece for piece in blocks("python") if "load_runs" not in piece])

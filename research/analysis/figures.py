@@ -1,7 +1,7 @@
 """Pictures of a run: how it learned, where it learned, and what it still takes for something else.
 
-    figure = draw_run("runs/digits_cnn/20260101-120000-3fa9c1")
-    figure.savefig("run.png")
+figure = draw_run("runs/digits_cnn/20260101-120000-3fa9c1")
+figure.savefig("run.png")
 """
 
 from pathlib import Path

@@ -161,7 +161,8 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
         for name in ("config", "workdir", "tensorboard"):
             if name in given:
                 problems.append(f"--{name}: a resumed run has its own; leave out either --{name} or --resume")
-    if arguments.overrides and arguments.config is None:
+    of_nothing = bool(arguments.overrides) and arguments.config is None
+    if of_nothing:
         known = "a run's config is fixed; a new run can start from its config.json" if given & {"resume", "run"} else ""
         problems.append(f"--config.{arguments.overrides[0].path}: {known or 'say which config with --config FILE'}")
     if mode != "predict":
@@ -170,9 +171,10 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
         problems.append(f"--mode {mode}: say which run with --run FOLDER")
     if mode == "predict" and not arguments.pictures:
         problems.append("--mode predict: say which pictures, as in --run FOLDER one.png two.png")
-    if mode == "inspect" and arguments.config is None:
+    if mode == "inspect" and arguments.config is None and not of_nothing:
         problems.append("--mode inspect: say which config with --config FILE")
-    if given & {"mode", "workdir", "tensorboard"} and mode == "train" and not given & {"config", "resume"}:
+    without = not given & {"config", "resume"} and not of_nothing
+    if given & {"mode", "workdir", "tensorboard"} and mode == "train" and without:
         problems.append("say what to train with --config FILE, or what to go on with: --resume FOLDER")
     return problems
 

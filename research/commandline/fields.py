@@ -66,7 +66,7 @@ def _first_line(cls: type) -> str:
 
 
 def as_typed(value: Any) -> str:
-    """A value as it would be typed on the command line."""
+    """A value as it would be typed on the command line; of a part, its kind, or how it calls itself."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -78,7 +78,7 @@ def as_typed(value: Any) -> str:
     if _reads_text(value):
         return str(value)
     if _is_part(value):
-        return type(value).__name__
+        return type(value).__name__ if type(value).__str__ is object.__str__ else str(value)
     return getattr(value, "__name__", str(value))
 
 
@@ -102,6 +102,10 @@ def _value_at(config: Any, path: str) -> Any:
     return config
 
 
+LONGEST_PATH = 40
+"""Of a field that is shown in one piece, whatever the width of the terminal."""
+
+
 def show_fields(config: Any, source: str) -> RenderableType:
     """The page for a terminal; `source` is what --config was given."""
     shown: list[RenderableType] = [
@@ -121,7 +125,8 @@ def show_fields(config: Any, source: str) -> RenderableType:
 
 def _table(part: Part) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), expand=False)
-    table.add_column(style="cyan", overflow="fold", min_width=24)
+    longest = max(len(entry.path) for entry in part.fields)
+    table.add_column(style="cyan", overflow="fold", min_width=min(max(24, longest), LONGEST_PATH))
     table.add_column(style="bold", overflow="fold", min_width=8, max_width=20)
     table.add_column(overflow="fold")
     for entry in part.fields:

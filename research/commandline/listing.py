@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+INDENT = 2  # so little that a command with a variable before it is in one line of 80 columns
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 
 
@@ -43,7 +45,7 @@ def read_experiment(path: Path) -> Listed:
         docstring = ast.get_docstring(ast.parse(path.read_bytes())) or ""
     except (OSError, SyntaxError, ValueError) as error:
         return Listed(path.stem, f"(cannot be read: {error})", command, "", "")
-    commands = re.findall(r"^\s+(python launch\.py .*?)\s*$", docstring, re.MULTILINE)
+    commands = re.findall(r"^\s+((?:\w+=\S+ )*python launch\.py .*?)\s*$", docstring, re.MULTILINE)
     return Listed(
         name=path.stem,
         line=docstring.partition("\n")[0],
@@ -61,17 +63,15 @@ def _after(word: str, docstring: str) -> str:
 
 def show_experiments(experiments: Iterable[Listed]) -> RenderableType:
     """The list for a terminal, with how to go on."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 1, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    shown = []
     for listed in experiments:
         text = Text(f"{listed.line}\n")
         text.append(listed.command, style="cyan")
         if expected := "; ".join(filter(None, (listed.time, listed.result))):
             text.append(f"\n{expected}", style="dim")
-        table.add_row(listed.name, text)
+        shown += [Text(listed.name, style="bold"), Padding(text, (0, 0, 1, INDENT))]
     return Group(
-        table,
+        *shown,
         Text.assemble("See what one would do:   ", ("--mode inspect --config FILE", "cyan")),
         Text.assemble("Every field, and flag:   ", ("--help --config FILE", "cyan"), "  and  ", ("--help", "cyan")),
     )

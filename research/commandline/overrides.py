@@ -11,6 +11,7 @@ import ast
 import contextlib
 import io
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 from research.commandline.arguments import Override
-from research.config import ConfigError, describe, field_at, kinds, override, validate
+from research.config import ConfigError, describe, field_at, find_object, is_function, kinds, override, validate
 from research.errors import did_you_mean
 
 T = TypeVar("T")
@@ -62,9 +63,16 @@ def parse(values: tuple[str, ...], hint: Any, path: str, *, present: Any = None)
         return None
     if not values:
         return _without_values(alternatives, path)
+    if any(map(is_function, alternatives)) or (hint is Any and callable(present)):
+        if ":" in text and callable(function := find_object(text)):
+            return function
+        if all(is_function(a) or a in (Any, type(None)) for a in alternatives) and not isinstance(present, type):
+            raise ConfigError(f"{path}: '{text}' is no function; {_how_to_name(text)}")
     plain = [a for a in alternatives if a is not type(None) and not _is_branch(a)]
     if hint is Any or object in alternatives:
         return _guess(text, present)
+    if tuple[Any, ...] in alternatives:
+        return tuple(_guess(value, None) for value in _spread(values))
     if plain:
         with contextlib.suppress(_Unreadable):
             return _read(values, typing.Union[tuple(plain)])  # noqa: UP007 (made at run time)
@@ -126,6 +134,14 @@ def _spread(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(re.sub(r"[][(),]", " ", " ".join(values)).split())
 
 
+def _how_to_name(text: str) -> str:
+    """What to write for a function: the nearest of its module, or how one is named at all."""
+    module = text.partition(":")[0]
+    names = dir(sys.modules[module]) if module in sys.modules else ()
+    near = did_you_mean(text, [f"{module}:{name}" for name in names])
+    return near.removeprefix("; ") or "name one as module:name (flax.linen:relu), or set it in the config file"
+
+
 def _guess(text: str, present: Any) -> Any:
     """The value of a field without a declared type: what Python would read, or the text itself."""
     if isinstance(present, str):
@@ -145,7 +161,14 @@ def _explain(values: tuple[str, ...], hint: Any) -> str:
         return f"'{text}' is no choice{did_you_mean(text, choices)}"
     if int in alternatives and (whole := _as_whole(text)):
         return f"'{text}' is no {meant}; write {whole}"
+    if not any(map(_can_be_typed, alternatives)):
+        return f"'{text}' is no {meant}; it can only be set in the config file"
     return f"'{text}' is no {meant}"
+
+
+def _can_be_typed(hint: Any) -> bool:
+    """Whether there are texts for a type, beyond `none`."""
+    return hint in (int, float, bool, str) or typing.get_origin(hint) in (tuple, Literal) or _is_branch(hint)
 
 
 def _as_whole(text: str) -> str | None:

@@ -186,14 +186,14 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 # Splitting
 
 
-def hold_out(name: str, labels: np.ndarray, **parts: float) -> dict[str, np.ndarray]:
+def hold_out(labels: np.ndarray, **parts: float) -> dict[str, np.ndarray]:
     """Positions (sorted) of each part and of "train", the rest: disjoint, stratified, the same on every call.
 
     `parts` are fractions (float, rounded up) or numbers (int) of examples by the name of the split, taken in the order
     given: a part does not move when one after it changes. Each part has of every class its share, to one
-    example, and every class stays in train. Raises UserError naming `name.part` where that cannot be.
+    example, and every class stays in train. Raises UserError naming the field, `data.part`, where that cannot be.
 
-        hold_out("Digits", labels, test=0.2, validation=0.1)   # {"test": ..., "validation": ..., "train": ...}
+        hold_out(labels, test=0.2, validation=0.1)   # {"test": ..., "validation": ..., "train": ...}
     """
     classes, codes = np.unique(labels, return_inverse=True)
     queues = [np.flatnonzero(codes == code) for code in range(len(classes))]
@@ -201,9 +201,9 @@ def hold_out(name: str, labels: np.ndarray, **parts: float) -> dict[str, np.ndar
     everything = np.array([len(queue) for queue in queues])
     split, taken = {}, np.zeros(len(classes), int)
     for part, wanted in parts.items():
-        number = _number(f"{name}.{part}", wanted, len(labels))
+        number = _number(f"data.{part}", wanted, len(labels))
         if number > (everything - taken - 1).sum():
-            raise UserError(f"{name}.{part}: {wanted} of {len(labels)} examples leaves no training examples of a class")
+            raise UserError(f"data.{part}: {wanted} of {len(labels)} examples leaves no training examples of a class")
         share = _apportion(number, everything, everything - taken - 1)
         split[part] = np.sort(np.concatenate([q[t : t + s] for q, t, s in zip(queues, taken, share, strict=True)]))
         taken += share
@@ -242,12 +242,12 @@ def hashed(values: np.ndarray | int) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def complete(name: str, given: Mapping[str, Split | Streamed], **parts: float) -> dict[str, Split | Streamed]:
+def complete(given: Mapping[str, Split | Streamed], **parts: float) -> dict[str, Split | Streamed]:
     """The splits given, and those of `parts` that are not among them cut off the training split by `hold_out`."""
     absent = {part: wanted for part, wanted in parts.items() if part not in given}
     if not absent:
         return dict(given)
-    rows = hold_out(name, given["train"].labels, **absent)
+    rows = hold_out(given["train"].labels, **absent)
     return {**given, **{split: given["train"].take(rows[split]) for split in rows}}
 
 

@@ -24,7 +24,7 @@ class Digits(Dataset):
 
     def load(self) -> Loaded:
         everything = Split(*read_digits())
-        splits = complete("Digits", {"train": everything}, test=self.test, validation=self.validation)
+        splits = complete({"train": everything}, test=self.test, validation=self.validation)
         names = [str(digit) for digit in range(10)]
         return assemble("Digits", splits, names, kind="image", scale=1 / 16, background="dark", maximum=16.0)
 

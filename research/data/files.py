@@ -5,12 +5,13 @@ train, validation, test), that is kept, and only what is missing is cut off the 
 `memory_gb` stays on disk and is read batch by batch.
 """
 
+import csv
 import dataclasses
 import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val"), "test": ("test",)}
 INPUTS = ("inputs", "x", "images", "data", "features")
+TABLES = (".csv", ".tsv", ".txt")
+COMPRESSED = (".gz", ".bz2", ".zip", ".xz", ".zst")
+LARGEST_LABEL = 9999  # beyond it, a label larger than the number of examples is no class but a mistake
 LABELS = ("labels", "y", "label", "targets", "target")
 THREADS = 8  # Pillow decodes outside Python's lock
 
@@ -53,7 +57,7 @@ class ImageFolder(Dataset):
     def load(self) -> Loaded:
         root = Path(self.path).expanduser()
         if not root.is_dir():
-            raise UserError(f"ImageFolder.path: there is no folder {root}")
+            raise UserError(f"data.path: there is no folder {root}")
         found = {split: _classes(folder) for split, folder in _split_folders(root).items()}
         names = _in_order({name for classes in found.values() for name in classes})
         features = 1 if self.color == "grey" else 3
@@ -66,7 +70,7 @@ class ImageFolder(Dataset):
         }
         if sum(len(split) * math.prod(split.shape) for split in given.values()) <= self.memory_gb * 2**30:
             given = {name: Split(split.read(np.arange(len(split))), split.labels) for name, split in given.items()}
-        splits = complete("ImageFolder", given, test=self.test, validation=self.validation)
+        splits = complete(given, test=self.test, validation=self.validation)
         return assemble_pictures("ImageFolder", splits, names)
 
 
@@ -102,7 +106,7 @@ def _common_size(paths: list[Path]) -> tuple[int, int]:
         sizes = list(pool.map(measure, paths))
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
-            raise UserError(f"{path}: {_by(size)} pixels, and {paths[0]} has {_by(sizes[0])}; set ImageFolder.size")
+            raise UserError(f"{path}: {_by(size)} pixels, and {paths[0]} has {_by(sizes[0])}; set data.size")
     return sizes[0]
 
 
@@ -168,9 +172,7 @@ class Arrays(Dataset):
             chosen = _choose(path, list(available.names), self.inputs, self.labels)
             large = sum(available.size(x) for x, _ in chosen.values()) > self.memory_gb * 2**30
             if large and path.is_file():
-                raise UserError(
-                    f"{path}: holds more than Arrays.memory_gb; save it as .npy files, which can be streamed"
-                )
+                raise UserError(f"{path}: holds more than data.memory_gb; save it as .npy files, which can be streamed")
             inputs = {split: available.read(x) for split, (x, _) in chosen.items()}
             labels = {split: np.asarray(available.read(y)) for split, (_, y) in chosen.items()}
         for split, (x, y) in chosen.items():
@@ -179,7 +181,7 @@ class Arrays(Dataset):
         codes, names = encode_labels(str(path), labels, self.names)
         kind = self.kind or _guess_kind(path, inputs["train"])
         given = {s: _examples(path, chosen[s][0], inputs[s], codes[s], kind, large) for s in chosen}
-        splits = complete("Arrays", given, test=self.test, validation=self.validation)
+        splits = complete(given, test=self.test, validation=self.validation)
         return _assemble_arrays(splits, names, kind)
 
 
@@ -205,16 +207,16 @@ def _opened(path: Path) -> _Available:
         arrays = {name: _guarded(file, lambda file=file: np.load(file, mmap_mode="r")) for name, file in files.items()}
         return _Available(tuple(arrays), arrays.__getitem__, lambda name: arrays[name].nbytes, lambda: None)
     if not path.is_file():
-        raise UserError(f"Arrays.path: there is no file or folder {path}")
+        raise UserError(f"data.path: there is no file or folder {path}")
     if path.suffix == ".npy":
-        raise UserError(
-            f"Arrays.path: {path} holds a single array; give the folder of the inputs' and the labels' file"
-        )
+        raise UserError(f"data.path: {path} holds a single array; give the folder of the inputs' and the labels' file")
+    if path.suffix.lower() in TABLES:
+        raise UserError(f"data.path: {path} is read with Table(path=...); Arrays reads .npz files and folders of .npy")
     opened = path.open("rb")
     try:
         file = _guarded(path, lambda: np.load(opened, allow_pickle=False))
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise UserError(f"Arrays.path: {path} is no .npz file")
+            raise UserError(f"data.path: {path} is no .npz file")
     except UserError:
         opened.close()
         raise
@@ -232,7 +234,8 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
     except ValueError as error:
         if "Object arrays" in str(error) or "Array can't be memory-mapped" in str(error):
             raise UserError(f"{path}: holds Python objects, and only arrays of numbers or text are read") from None
-        raise UserError(f"{path}: truncated, damaged or no NumPy file ({error})") from None
+        why = "" if "pickle" in str(error) else f" ({error})"  # advice that nobody should follow
+        raise UserError(f"{path}: truncated, damaged or no NumPy file{why}") from None
     except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise UserError(f"{path}: truncated or damaged ({error})") from None
 
@@ -245,7 +248,7 @@ def _choose(path: Path, available: list[str], inputs: str | None, labels: str | 
         candidates = [f"{a}_{b}" for w in words for s in WORDS[split] for a, b in ((w, s), (s, w))] if split else words
         return next((by_lower_case[c.lower()] for c in candidates if c.lower() in by_lower_case), None)
 
-    remedy = "; name them as Arrays.inputs and Arrays.labels"
+    remedy = "; name them as data.inputs and data.labels"
     xs, ys = ((inputs,) if inputs else INPUTS), ((labels,) if labels else LABELS)
     for splits in (SPLITS, (None,)):
         pairs = {split or "train": (pick(xs, split), pick(ys, split)) for split in splits}
@@ -271,7 +274,7 @@ def _guess_kind(path: Path, inputs: np.ndarray) -> str:
     if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
         raise UserError(
             f"{path}: inputs of shape {inputs.shape} seem to have their features first; transpose them to "
-            f"(examples, height, width, features), or set Arrays.kind to 'array' if the last axis is the features"
+            f"(examples, height, width, features), or set data.kind to 'array' if the last axis is the features"
         )
     return "array"
 
@@ -327,9 +330,11 @@ def encode_labels(
     """Labels (examples,) of each split as int32 from 0, and the names of the classes.
 
     Labels are whole numbers of 0 or more, truth values or text; the classes are all that occur, in order, unless
-    `names` are given. Raises UserError (beginning with `where`) for anything else.
+    `names` are given. Raises UserError (beginning with `where`) for anything else, and for a number beyond both
+    LARGEST_LABEL and the number of examples.
     """
-    plain = {split: _plain_labels(f"{where}: labels of {split}", values) for split, values in labels.items()}
+    largest = max(LARGEST_LABEL, sum(map(len, map(np.atleast_1d, labels.values()))))
+    plain = {split: _plain_labels(f"{where}: labels of {split}", values, largest) for split, values in labels.items()}
     types = {values.dtype.kind for values in plain.values()}
     if len(types) > 1:
         raise UserError(f"{where}: labels are text in one split and numbers in another")
@@ -348,8 +353,8 @@ def encode_labels(
     return codes, list(names)
 
 
-def _plain_labels(where: str, values: np.ndarray) -> np.ndarray:
-    """(examples,) as int64 or text."""
+def _plain_labels(where: str, values: np.ndarray, largest: int) -> np.ndarray:
+    """(examples,) as int64, from 0 to `largest`, or text."""
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
@@ -367,6 +372,10 @@ def _plain_labels(where: str, values: np.ndarray) -> np.ndarray:
     negative = np.flatnonzero(values < 0)
     if len(negative):
         raise UserError(f"{where}: label {values[negative[0]]} of example {negative[0]} is negative")
+    large = np.flatnonzero(values > largest)
+    if len(large):
+        label = f"label {int(values[large[0]])} of example {large[0]}"
+        raise UserError(f"{where}: {label} is beyond {largest}, too large for the number of a class; make it text")
     return values.astype(np.int64)
 
 
@@ -387,74 +396,104 @@ class Table(Dataset):
 
     def load(self) -> Loaded:
         path = Path(self.path).expanduser()
-        table = _read_csv(path, self.separator)
+        table, lines = _read_csv(path, self.separator)
         columns = _columns(path, list(table.columns), self)
-        problems = [*_column_problems(path, table, columns), *_gaps(path, table, self.label)]
+        problems = [*_column_problems(path, table, columns, lines), *_gaps(path, table, self.label, lines)]
         if problems:
             raise UserError(*problems)
         label = table[self.label]
         values = label.to_numpy() if label.dtype.kind in "iufb" else label.astype(str).to_numpy().astype(str)
         codes, names = encode_labels(f"{path}: column '{self.label}'", {"train": values}, None)
         everything = Split(table[columns].to_numpy(np.float32), codes["train"])
-        splits = complete("Table", {"train": everything}, test=self.test, validation=self.validation)
+        splits = complete({"train": everything}, test=self.test, validation=self.validation)
         return assemble(str(path), splits, names, kind="table", scale=1.0)
 
 
-def _read_csv(path: Path, separator: str) -> "pandas.DataFrame":
+def _read_csv(path: Path, separator: str) -> tuple["pandas.DataFrame", Sequence[int]]:
+    """The table, and the line of the file that each of its rows is in."""
     import pandas
 
     if not path.is_file():
-        raise UserError(f"Table.path: there is no file {path}")
+        raise UserError(f"data.path: there is no file {path}")
     try:
         table = pandas.read_csv(path, sep=separator, skipinitialspace=True)
     except (pandas.errors.EmptyDataError, pandas.errors.ParserError, ValueError, OSError) as error:
+        if "fields in line" in str(error):
+            _lines(path, separator)
         raise UserError(f"{path}: cannot be read as CSV ({str(error).strip()})") from None
     if table.empty:
         raise UserError(f"{path}: a table without lines")
-    return table
+    lines = _lines(path, separator)
+    return table, lines if len(lines) == len(table) else range(2, len(table) + 2)
+
+
+def _lines(path: Path, separator: str) -> Sequence[int]:
+    """The line of each row, or none where only pandas can tell (compressed, or separated by an expression).
+
+    Raises UserError for the first line that has more or fewer fields than the head: pandas would fill it up.
+    """
+    if len(separator) != 1 or path.suffix.lower() in COMPRESSED:
+        return ()
+    lines, head = [], 0
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = csv.reader(file, delimiter=separator, skipinitialspace=True)
+        try:
+            for fields in rows:
+                if len(fields) < 2 and not "".join(fields).strip():
+                    continue  # a blank line, which pandas skips
+                head = head or len(fields)
+                if len(fields) != head:
+                    has = f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
+                    raise UserError(f"{path}: line {rows.line_num} has {has}, and the head has {head}")
+                lines.append(rows.line_num)
+        except csv.Error as error:
+            raise UserError(f"{path}: cannot be read as CSV (line {rows.line_num}: {error})") from None
+    return lines[1:]
 
 
 def _columns(path: Path, available: list[str], table: Table) -> list[str]:
     label, features = table.label, table.features
     if label not in available:
-        raise UserError(f"Table.label: {path} has no column '{label}'{did_you_mean(label, available)}")
+        raise UserError(f"data.label: {path} has no column '{label}'{did_you_mean(label, available)}")
     for feature in features or ():
         if feature not in available:
-            raise UserError(f"Table.features: {path} has no column '{feature}'{did_you_mean(feature, available)}")
+            raise UserError(f"data.features: {path} has no column '{feature}'{did_you_mean(feature, available)}")
     if label in (features or ()):
-        raise UserError(f"Table.features: '{label}' is the label")
+        raise UserError(f"data.features: '{label}' is the label")
     columns = [column for column in available if column != label] if features is None else list(features)
     if not columns:
         raise UserError(f"{path}: no column but the label '{label}'; is the separator '{table.separator}'?")
     return columns
 
 
-def _column_problems(path: Path, table: "pandas.DataFrame", columns: list[str]) -> Iterable[str]:
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+def _column_problems(path: Path, table: "pandas.DataFrame", columns: list[str], lines: Sequence[int]) -> Iterable[str]:
+    from pandas import to_numeric
 
     for column in columns:
+        text = np.flatnonzero(to_numeric(table[column], errors="coerce").isna() & table[column].notna())
         if str(column).startswith("Unnamed: "):
-            yield f"{path}: a column has no name (saved line numbers?); list the others as Table.features"
-        elif not (is_numeric_dtype(table[column]) or is_bool_dtype(table[column])):
-            example = next((value for value in table[column] if isinstance(value, str)), "")
-            yield f"{path}: column '{column}' is text ('{example}'); make it numbers or leave it out of Table.features"
+            yield f"{path}: a column has no name (saved line numbers?); list the others as data.features"
+        elif len(text):
+            first = f"'{table[column].iloc[text[0]]}' in line {lines[text[0]]}"
+            yield f"{path}: column '{column}' is text ({first}); make it numbers or leave it out of data.features"
         else:
-            yield from _gaps(path, table, column)
-            yield from _beyond(path, table, column)
+            yield from _gaps(path, table, column, lines)
+            yield from _beyond(path, table, column, lines)
 
 
-def _gaps(path: Path, table: "pandas.DataFrame", column: str) -> Iterable[str]:
+def _gaps(path: Path, table: "pandas.DataFrame", column: str, lines: Sequence[int]) -> Iterable[str]:
     gaps = np.flatnonzero(table[column].isna().to_numpy())
     if len(gaps):
-        yield f"{path}: column '{column}' has no value in line {gaps[0] + 2} (and {len(gaps) - 1} more)"
+        more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
+        yield f"{path}: column '{column}' has no value in line {lines[gaps[0]]}{more}"
 
 
-def _beyond(path: Path, table: "pandas.DataFrame", column: str) -> Iterable[str]:
+def _beyond(path: Path, table: "pandas.DataFrame", column: str, lines: Sequence[int]) -> Iterable[str]:
     """What cannot be held in 32 bits: a value too large, or so little variation that it would be lost."""
     values = table[column].to_numpy(np.float64)
     large = np.flatnonzero(np.abs(values) > np.finfo(np.float32).max)
     if len(large):
-        yield f"{path}: column '{column}' has {values[large[0]]} in line {large[0] + 2}, which is too large"
+        yield f"{path}: column '{column}' has {values[large[0]]} in line {lines[large[0]]}, which is too large"
     elif 0 < values.std() < 1e-6 * abs(values.mean()):
         spread = f"{values.mean():.6g}, deviation {values.std():.2g}"
         yield f"{path}: column '{column}' varies too little for its size ({spread}) for 32 bits; subtract an offset"

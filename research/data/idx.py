@@ -11,11 +11,12 @@ import hashlib
 import http.client
 import math
 import os
+import ssl
 import urllib.request
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class _Idx(Dataset, abc.ABC):
             _fetch(name, source, folder, self.download)
             paths = [_find(folder, file) for file in FILES]
         train, test = _read_pair(*paths[:2], len(source.names)), _read_pair(*paths[2:], len(source.names))
-        splits = complete(name, {"train": train, "test": test}, validation=self.validation)
+        splits = complete({"train": train, "test": test}, validation=self.validation)
         return assemble(name, splits, source.names, kind="image", scale=1 / 255, background="dark", maximum=255.0)
 
 
@@ -152,7 +153,7 @@ def _folder(given: str | None, variable: str, name: str) -> Path:
         return cache.folder() / name.lower()
     folder = Path(told).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{f'{name}.folder' if given else variable}: there is no folder {folder}")
+        raise UserError(f"{'data.folder' if given else variable}: there is no folder {folder}")
     return folder
 
 
@@ -165,10 +166,10 @@ def _find(folder: Path, file: str) -> Path | None:
 def _fetch(name: str, source: Published, folder: Path, allowed: bool) -> None:
     """Download the files that are not in `folder`; each is complete and verified, or not there."""
     missing = [(file, digest) for file, digest in zip(FILES, source.hashes, strict=True) if not _find(folder, file)]
-    remedy = f"put the files, gzipped or not, into a folder and give it as {name}.folder or {source.variable}"
+    remedy = f"put the files, gzipped or not, into a folder and give it as data.folder or {source.variable}"
     listed = ", ".join(file for file, _ in missing)
     if not allowed:
-        raise UserError(f"{name}: {folder} has no {listed}, and {name}.download is False; {remedy}")
+        raise UserError(f"{name}: {folder} has no {listed}, and data.download is False; {remedy}")
     for file, digest in missing:
         content, failures = None, []
         for mirror in source.mirrors:
@@ -177,13 +178,26 @@ def _fetch(name: str, source: Published, folder: Path, allowed: bool) -> None:
                 content = _verified(_download(url), source.kind_of_hash, digest)
                 break
             except (OSError, EOFError, zlib.error, ValueError, http.client.HTTPException) as error:
-                failures.append(f"{url.split('/')[2]}: {getattr(error, 'reason', error)}")
+                failures.append((url.split("/")[2], getattr(error, "reason", error)))
         if content is None:
-            raise UserError(f"{name}: {folder} has no {listed}, nor can they be had ({'; '.join(failures)}); {remedy}")
+            raise UserError(f"{name}: {folder} has no {listed}, nor can they be had ({_why(failures)}); {remedy}")
         try:
             cache.write_atomically(folder / f"{file}.gz", lambda out, content=content: out.write(content))
         except OSError as error:
             raise UserError(f"{name}: {folder} cannot be written ({error.strerror}); {remedy}") from None
+
+
+def _why(failures: list[tuple[str, Any]]) -> str:
+    """What each host answered, and which did not answer at all."""
+    silent = [host for host, reason in failures if _is_silence(reason)]
+    told = [f"{host}: {reason}" for host, reason in failures if not _is_silence(reason)]
+    return "; ".join([*told, *([f"{' and '.join(silent)} cannot be reached"] if silent else [])])
+
+
+def _is_silence(reason: Any) -> bool:
+    """Whether it was the network that failed, and not what came over it."""
+    from_system = isinstance(reason, OSError) and reason.errno is not None and not isinstance(reason, ssl.SSLError)
+    return from_system or isinstance(reason, TimeoutError)
 
 
 def _download(url: str) -> bytes:

@@ -55,7 +55,7 @@ class TFDS(Dataset):
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         arrays = cache.cached(f"tfds-{digest}", lambda: read_prepared(folder, parts, self.size))
         given = {s: Split(arrays[f"{s}_inputs"], arrays[f"{s}_labels"]) for s in SPLITS if f"{s}_inputs" in arrays}
-        splits = complete("TFDS", given, test=self.test, validation=self.validation)
+        splits = complete(given, test=self.test, validation=self.validation)
         names = [str(name) for name in arrays["names"]]
         if arrays["image"]:
             return assemble_pictures(f"TFDS {self.name}", splits, names)
@@ -73,13 +73,13 @@ def find_prepared(root: Path, name: str) -> Path | None:
     """
     known, colon, version = name.partition(":")
     if colon and not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        raise UserError(f"TFDS.name: '{name}': after the colon a version such as 1.0.0 is needed")
+        raise UserError(f"data.name: '{name}': after the colon a version such as 1.0.0 is needed")
     base = root / known
     found = [p.parent for pattern in ("*/dataset_info.json", "*/*/dataset_info.json") for p in base.glob(pattern)]
     found = [path for path in found if _version(path) and version in ("", path.name)]
     configurations = sorted({str(path.parent.relative_to(root)) for path in found})
     if len(configurations) > 1:
-        raise UserError(f"TFDS.name: '{name}' is prepared in several configurations: {', '.join(configurations)}")
+        raise UserError(f"data.name: '{name}' is prepared in several configurations: {', '.join(configurations)}")
     return max(found, key=_version, default=None)
 
 
@@ -114,14 +114,14 @@ def _parts(dataset: TFDS, information: dict) -> dict[str, str]:
         roles = {1: ("train",), 2: ("train", "test"), 3: SPLITS}[len(dataset.splits)]
         parts = dict(zip(roles, dataset.splits, strict=True))
     else:
-        raise UserError("TFDS.splits: one (train), two (train, test) or three (train, validation, test) are needed")
+        raise UserError("data.splits: one (train), two (train, test) or three (train, validation, test) are needed")
     if "train" not in parts:
-        raise UserError(f"TFDS.splits: the set has no split 'train'; say which of {', '.join(known)} to use")
+        raise UserError(f"data.splits: the set has no split 'train'; say which of {', '.join(known)} to use")
     for part in parts.values():
         for term in part.split("+"):
             split = term.partition("[")[0].strip()
             if split not in known:
-                raise UserError(f"TFDS.splits: {dataset.name} has no split '{split}'{did_you_mean(split, known)}")
+                raise UserError(f"data.splits: {dataset.name} has no split '{split}'{did_you_mean(split, known)}")
     return parts
 
 
@@ -130,22 +130,22 @@ def _prepare(dataset: TFDS, root: Path) -> Path:
 
     Raises UserError, at once where it is certain to fail: without TensorFlow, for an unknown set, and offline.
     """
+    tfds = _import_tfds()
     prepared = [path.name for path in root.glob("*") if path.is_dir() and path.name != "downloads"]
-    lacking = f"TFDS.name: '{dataset.name}' is not prepared in {root}"
+    known = {*prepared, *tfds.list_builders(with_community_datasets=False)}
+    lacking = f"data.name: '{dataset.name}' is not prepared in {root}"
+    name = re.split("[/:]", dataset.name)[0]
+    if name not in known:
+        raise UserError(f"{lacking}, and tensorflow-datasets knows no such set{did_you_mean(name, known)}")
     if not dataset.download:
-        near = did_you_mean(dataset.name, prepared)
-        raise UserError(f"{lacking}{near}; prepare it (tfds build, array_record) or set TFDS.download to True")
+        raise UserError(f"{lacking}; prepare it (tfds build, array_record) or set data.download to True")
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(f"{lacking}; preparing it needs TensorFlow: {TENSORFLOW}")
-    tfds = _import_tfds()
     try:
         builder = tfds.builder(dataset.name, data_dir=str(root))
         offline = _find_offline(builder.url_infos or {}, root / "downloads")
         if offline is None:
             builder.download_and_prepare(file_format="array_record")
-    except tfds.core.registered.DatasetNotFoundError:
-        near = did_you_mean(dataset.name, [*prepared, *tfds.list_builders(with_community_datasets=False)])
-        raise UserError(f"{lacking}, and tensorflow-datasets knows no such set{near}") from None
     except Exception as error:  # whatever it is, there is no data
         raise UserError(f"{lacking}, and preparing it failed ({_reason(error)})") from error
     if offline is not None:
@@ -252,7 +252,7 @@ def _stack(where: str, examples: list[np.ndarray], image: bool) -> np.ndarray:
     shapes = sorted({example.shape for example in examples})
     if len(shapes) > 1:
         few = " and ".join("x".join(map(str, shape)) for shape in shapes[:2])
-        raise UserError(f"{where}: examples of different sizes ({few}); set TFDS.size")
+        raise UserError(f"{where}: examples of different sizes ({few}); set data.size")
     stacked = np.stack(examples) if examples else np.zeros((0, 1))
     if image and stacked.dtype != np.uint8:
         raise UserError(f"{where}: pictures of {stacked.dtype}, and uint8 is needed")

@@ -63,7 +63,8 @@ def groups(partition: Partition, paths: Iterable[str]) -> dict[str, Group]:
     """The group of each parameter, {path: group}, in the order of `paths`.
 
     Raises UserError with a line for each rule that is no regular expression or matches nothing, for the parameters
-    that no rule claims, for each two rules that claim the same parameters, and if nothing is left to train.
+    that no rule claims, for each two rules that claim the same parameters, and if nothing is left to train. What is
+    unclaimed is told only where each rule matches something: a rule that does not may be meant for it.
     """
     paths, rules = list(paths), partition.rules
     problems = [
@@ -73,15 +74,15 @@ def groups(partition: Partition, paths: Iterable[str]) -> dict[str, Group]:
         raise UserError(*problems)
     claims = {path: [i for i, rule in enumerate(rules) if re.fullmatch(rule.pattern, path)] for path in paths}
 
-    for i, rule in enumerate(rules):
-        if not any(i in claimed for claimed in claims.values()):
-            problems.append(f"partition: {rule} matches no parameter's whole path{_nearest(rule.pattern, paths)}")
-    if unclaimed := [path for path, claimed in claims.items() if not claimed]:
+    dead = [rule for i, rule in enumerate(rules) if not any(i in claimed for claimed in claims.values())]
+    for rule in dead:
+        problems.append(f"partition: {rule} matches no parameter's whole path{_nearest(rule.pattern, paths)}")
+    if not dead and (unclaimed := [path for path, claimed in claims.items() if not claimed]):
         problems.append(f"partition: no rule for {_listed(unclaimed)}")
     for i, j in itertools.combinations(range(len(rules)), 2):
         if shared := [path for path, claimed in claims.items() if i in claimed and j in claimed]:
             problems.append(f"partition: {rules[i]} and {rules[j]} both match {_listed(shared)}")
-    if not any(rules[i].group == "train" for claimed in claims.values() for i in claimed):
+    if not dead and not any(rules[i].group == "train" for claimed in claims.values() for i in claimed):
         problems.append("partition: nothing is left to train")
     if problems:
         raise UserError(*problems)

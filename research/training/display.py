@@ -6,7 +6,6 @@ the names that the user gave.
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from research.commandline.console import console
+
 LINES = 20
 """Lines of progress in a pipe, for a whole run; evaluations may add more."""
 SECONDS_BETWEEN_EVALUATIONS = 5.0
@@ -26,12 +27,6 @@ LAYERS_SHOWN = 40
 """Of more parameters than this, the middle of the plan's table is left out."""
 CLASSES_SHOWN = 20
 """Of more classes than this, only those with the lowest F1 are shown."""
-
-
-def console() -> Console:
-    """The terminal, or whatever stands in its place."""
-    interactive = sys.stdout.isatty()  # FORCE_COLOR makes a pipe colourful, but no terminal
-    return Console(highlight=False, emoji=False, markup=False, force_interactive=interactive)
 
 
 def note(text: str) -> None:
@@ -117,6 +112,7 @@ class Progress:
         self._shown: dict[str, float] = {}
         self._began: tuple[int, float] | None = None  # the first row's step and time: compilation is over by then
         self._line_at, self._line_step = -math.inf, -math.inf
+        self._is_last_due = False  # the last step's line waits for its evaluation
         self._frame_at = -math.inf
         self._live: Live | None = None
 
@@ -133,6 +129,8 @@ class Progress:
             self._live.update(self._line(), refresh=True)
             self._live.stop()
             self._live = None
+        elif self._is_last_due:
+            self._console.print(self._line(), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line of its own, above the line of progress."""
@@ -162,6 +160,9 @@ class Progress:
 
     def _is_due(self, now: float, evaluation: bool) -> bool:
         """Whether a pipe is given another line."""
+        self._is_last_due = not evaluation and self._step >= self._total
+        if self._is_last_due:
+            return False
         if evaluation and (now - self._line_at >= SECONDS_BETWEEN_EVALUATIONS or self._step >= self._total):
             return True
         return not evaluation and self._step - self._line_step >= (self._total - self._first) / LINES

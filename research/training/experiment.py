@@ -76,5 +76,9 @@ class Experiment:
         if self.devices and (self.batch_size // self.accumulate) % self.devices:
             part = "batch_size" if self.accumulate == 1 else "batch_size / accumulate"
             yield "devices", f"{self.devices} does not divide {part}, which is {self.batch_size // self.accumulate}"
+        mixes = self.augmentation is not None and self.augmentation.mixup is not None
+        if mixes and not self.objective.takes_probabilities:
+            kind = type(self.objective).__name__
+            yield "augmentation.mixup", f"makes probabilities of labels, and the objective {kind} takes classes alone"
         if self.duration.unit == "percent":
             yield "duration", "a percentage of what? say steps, epochs or examples"

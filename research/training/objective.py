@@ -7,9 +7,12 @@ An objective of one's own is a config with `losses`, defined in the config file;
         def losses(self, logits, labels):
             correct = jnp.take_along_axis(logits, labels[:, None], axis=1)
             return jnp.maximum(0, 1 + logits - correct).sum(1) - 1
+
+Its labels are classes. One that takes probabilities as well, which mixup makes of labels, says `takes_probabilities`.
 """
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +24,11 @@ from research.config import config, leaf
 class Objective:
     """Base of the configs of objectives."""
 
+    takes_probabilities: ClassVar[bool] = False
+    """Whether labels may be probabilities (batch, classes), and not only classes (batch,), as mixup needs."""
+
     def losses(self, logits: Float[Array, "batch classes"], labels: Array) -> Float[Array, "batch"]:
-        """The loss of each example. Labels are integers (batch,), or with mixup probabilities (batch, classes)."""
+        """The loss of each example. Labels are classes (batch,) int32; or, if `takes_probabilities`, also those."""
         raise NotImplementedError(f"{type(self).__name__} has no losses()")
 
     def penalty(self, parameters: Mapping[str, ArrayLike], decayed: Callable[[str], bool]) -> Float[Array, ""] | float:
@@ -38,6 +44,8 @@ class CrossEntropy(Objective):
     penalties are l1 * sum |w| and l2 / 2 * sum w^2 over the decayed parameters (kernels), so that the gradient of the
     latter is l2 * w; unlike an optimizer's decoupled weight decay, they go through its moments.
     """
+
+    takes_probabilities: ClassVar[bool] = True
 
     label_smoothing: float | None = leaf(None, "part of each label that is spread over all classes", within="[0, 1)")
     l1: float | None = leaf(None, "weight of the sum of the kernels' absolute values", within="[0, inf)")

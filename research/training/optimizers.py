@@ -14,7 +14,7 @@ at the end, and so multiplied by the learning rate (as in PyTorch, and unlike Lo
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import optax
@@ -73,24 +73,22 @@ class SGD(Optimizer):
 class Momentum(Optimizer):
     """A decaying sum of gradients (Polyak, 1964)."""
 
+    looks_ahead: ClassVar[bool] = False
+
     learning_rate: float = _learning_rate(0.01)
     momentum: float = leaf(0.9, "what remains of the sum after a step", within="[0, 1)")
     weight_decay: float | None = _weight_decay(None, "as L2")
 
     def transformation(self, decayed):
-        return _chain(_decayed_weights(self.weight_decay, decayed), optax.trace(self.momentum))
+        trace = optax.trace(self.momentum, nesterov=self.looks_ahead)
+        return _chain(_decayed_weights(self.weight_decay, decayed), trace)
 
 
 @config
-class Nesterov(Optimizer):
+class Nesterov(Momentum):
     """Momentum that looks a step ahead (Nesterov, 1983, in the form of Sutskever et al., 2013)."""
 
-    learning_rate: float = _learning_rate(0.01)
-    momentum: float = leaf(0.9, "what remains of the sum after a step", within="[0, 1)")
-    weight_decay: float | None = _weight_decay(None, "as L2")
-
-    def transformation(self, decayed):
-        return _chain(_decayed_weights(self.weight_decay, decayed), optax.trace(self.momentum, nesterov=True))
+    looks_ahead: ClassVar[bool] = True
 
 
 @config

@@ -101,6 +101,11 @@ def test_all_that_makes_no_sense_is_told_at_once():
     assert len(problems("--mode", "evaluate", "--config", "x.py", "--tensorboard", "--config.a", "1")) == 3
 
 
+@pytest.mark.parametrize("more", [[], ["--mode", "inspect"], ["--workdir", "w"], ["--tensorboard"]])
+def test_a_config_that_is_lacking_is_asked_for_once(more):
+    assert problems("--config.seed", "3", *more) == ("--config.seed: say which config with --config FILE",)
+
+
 def test_help_is_given_whatever_else_is_said():
     assert parse(["--mode", "evaluate", "--help"]).help
     assert parse(["-h"]).help

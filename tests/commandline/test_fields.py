@@ -52,6 +52,14 @@ class Net(nn.Module):
 
 
 @config
+class Rule:
+    pattern: str = structure(".*", "regular expression, " + "whose meaning takes several lines to tell " * 4)
+
+    def __str__(self):
+        return f"train('{self.pattern}')"
+
+
+@config
 class Job:
     """What the tests run."""
 
@@ -65,6 +73,7 @@ class Job:
     length: Span = structure(Span(), "how long")
     blocks: tuple[Block, ...] = structure((Block(), Block(width=5)), "in a row")
     model: nn.Module = structure(Net(), "any module")
+    rules_of_the_whole_partition: tuple[Rule, ...] = structure((Rule(),), "one after the other, each for some")
 
 
 def page(config, width=80):
@@ -105,6 +114,13 @@ def test_a_kind_may_stand_where_nothing_is():
     assert "Slow" in line
 
 
+def test_a_list_of_parts_shows_what_they_call_themselves_and_paths_are_never_broken():
+    text = page(Job())
+    assert "rules_of_the_whole_partition  train('.*')" in text
+    assert "(list of Rule)" in text
+    assert "rules_of_the_whole_partition.0.pattern  .*" in text
+
+
 def test_parts_come_outermost_first_with_what_is_theirs():
     found = [(part.path, [field.path for field in part.fields]) for part in parts(Job())]
     assert found[0][0] == ""
@@ -114,6 +130,7 @@ def test_parts_come_outermost_first_with_what_is_theirs():
         ("blocks.0", ["blocks.0.width"]),
         ("blocks.1", ["blocks.1.width"]),
         ("model", ["model.features"]),
+        ("rules_of_the_whole_partition.0", ["rules_of_the_whole_partition.0.pattern"]),
     ]
 
 

@@ -1,4 +1,5 @@
 import io
+import re
 
 from rich.console import Console
 
@@ -35,6 +36,11 @@ def test_a_docstring_tells_line_command_time_and_result(tmp_path):
     )
 
 
+def test_a_variable_before_a_command_is_part_of_it(tmp_path):
+    (tmp_path / "small.py").write_text(DOCSTRING.replace("python", "MNIST_DIR=path/to/mnist A=1 python"))
+    assert read_experiment(tmp_path / "small.py").command.startswith("MNIST_DIR=path/to/mnist A=1 python launch.py --c")
+
+
 def test_a_file_without_a_docstring_has_its_name_and_command(tmp_path):
     folder = tmp_path / "experiments"
     folder.mkdir()
@@ -53,9 +59,10 @@ def test_a_file_that_is_no_python_is_listed_with_what_is_wrong(tmp_path):
 
 
 def test_the_list_fits_80_columns_and_keeps_commands_in_one_piece(tmp_path):
-    (tmp_path / "small.py").write_text(DOCSTRING.replace(":big --config.seed 3", ""))
+    command = "MNIST_DIR=path/to/mnist python launch.py --config experiments/mnist_best.py"
+    (tmp_path / "small.py").write_text(re.sub("python .*", command, DOCSTRING))
     text = shown(show_experiments(find_experiments(tmp_path)))
-    assert "python launch.py --config experiments/small.py" in text
+    assert f"\n  {command} " in text
     assert "20 s on two cores; 98.7 % test accuracy" in text
     assert max(map(len, text.splitlines())) <= 80
     assert text.isascii()
@@ -66,9 +73,14 @@ def test_every_experiment_of_ours_says_what_to_expect():
     assert found
     for listed in found:
         assert listed.line.endswith("."), listed
-        assert listed.command.startswith(f"python launch.py --config experiments/{listed.name}.py"), listed
+        assert f"python launch.py --config experiments/{listed.name}.py" in listed.command, listed
         assert listed.time, listed
         assert listed.result, listed
+
+
+def test_no_experiment_of_ours_leaves_its_time_or_result_open():
+    left_open = [listed.name for listed in find_experiments() if "TIME" in listed.time or "RESULT" in listed.result]
+    assert left_open == []
 
 
 def test_the_page_of_flags_has_every_flag():

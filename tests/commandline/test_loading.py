@@ -76,6 +76,31 @@ def test_an_argument_may_have_a_default(write):
 
 
 @pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        ("int", "8", 8),
+        ("'int'", "8", 8),
+        ("float | None", "none", None),
+        ("float", "1", 1.0),
+        ("bool", "true", True),
+        ("str", "8", "8"),
+        ("tuple[int, ...]", "64,32", (64, 32)),
+    ],
+)
+def test_an_argument_is_of_the_type_that_is_declared(write, annotation, text, value):
+    name = write(f"def get_config(size: {annotation}):\n    global given\n    given = size\n    return Job()")
+    given = load(f"{name}:{text}").module.given
+    assert given == value
+    assert type(given) is type(value)
+
+
+def test_an_argument_of_another_type_is_refused_by_its_name(write):
+    name = write("def get_config(depth: int = 2):\n    return Job()")
+    assert problem(f"{name}:abc") == "depth: 'abc' is no whole number"
+    assert problem(f"{name}:2.0") == "depth: '2.0' is no whole number; write 2"
+
+
+@pytest.mark.parametrize(
     ("text", "path", "argument"),
     [
         ("exp.py", "exp.py", None),

@@ -1,6 +1,6 @@
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -52,6 +52,14 @@ class Net(nn.Module):
     scale: float = 1.0
     dtype: Any = None
     activation: Callable = nn.relu
+    widths: tuple = (32, 16)
+    kernel: Sequence[int] = (3, 3)
+    padding: str | list[int] = "SAME"
+    anything: list | None = None
+    gate: Callable[[Any], Any] | None = None
+    init: Any = nn.initializers.he_normal()
+    inner: nn.Module | None = None
+    dense: nn.Module = nn.Dense(2)
 
 
 @config
@@ -141,6 +149,38 @@ def test_fields_of_parts_lists_and_flax_modules_are_reached():
     assert type(job.model.scale) is float
 
 
+@pytest.mark.parametrize(
+    ("token", "value"),
+    [
+        ("widths 16 8", (16, 8)),
+        ("widths (4,)", (4,)),
+        ("kernel 5", (5,)),
+        ("kernel 5 7", (5, 7)),
+        ("padding VALID", "VALID"),
+        ("padding 1 2", (1, 2)),
+        ("anything 1 x", (1, "x")),
+        ("anything none", None),
+        ("activation flax.linen:gelu", nn.gelu),
+        ("activation flax.linen:Dense", nn.Dense),
+        ("gate flax.linen:tanh", nn.tanh),
+        ("gate none", None),
+        ("init flax.linen.initializers:zeros", nn.initializers.zeros),
+        ("inner none", None),
+    ],
+)
+def test_the_fields_of_a_flax_module_take_lists_and_functions(token, value):
+    found = getattr(changed(f"model.{token}").model, token.split()[0])
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_functions_within_a_module_of_flax_are_set_by_name():
+    dense = changed("model.dense.kernel_init flax.linen.initializers:ones", "model.dense.features 3").model.dense
+    assert dense == nn.Dense(3, kernel_init=nn.initializers.ones)
+    (line,) = problems("model.dense.kernel_init ones")
+    assert line.startswith("model.dense.kernel_init: 'ones' is no function; name one as module:name")
+
+
 def test_overrides_hold_in_any_order():
     tokens = ["solver sgd", "solver.rate 1", "solver.momentum 0.9", "blocks block", "blocks.0.width 7"]
     results = [changed(*order) for order in itertools.permutations(tokens)]
@@ -181,7 +221,23 @@ def test_of_two_values_for_one_field_the_later_holds():
         ("solver none", "solver: no kind 'none'; there is Adam, Sgd"),
         ("length soon", "length: 'soon' is no span; say it as 5 or 5 steps"),
         ("model.features x", "model.features: 'x' is no whole number"),
-        ("model.activation tanh", "model.activation: 'tanh' is no Callable"),
+        ("model.widths 4 x", "model.widths: '4 x' is no list of whole numbers"),
+        ("model.kernel x", "model.kernel: 'x' is no list of whole numbers"),
+        (
+            "model.activation tanh",
+            "model.activation: 'tanh' is no function; name one as module:name (flax.linen:relu), "
+            "or set it in the config file",
+        ),
+        (
+            "model.gate flax.linen:rellu",
+            "model.gate: 'flax.linen:rellu' is no function; did you mean 'flax.linen:relu'?",
+        ),
+        (
+            "model.init zeros",
+            "model.init: 'zeros' is no function; name one as module:name (flax.linen:relu), "
+            "or set it in the config file",
+        ),
+        ("model.inner Dense", "model.inner: 'Dense' is no Module or None; it can only be set in the config file"),
         ("seed -1", "seed: -1 is not in [0, 4294967295]"),
     ],
 )

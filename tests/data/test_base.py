@@ -60,7 +60,7 @@ def test_hash_is_splitmix64():
 )
 def test_splits_are_disjoint_complete_stratified_and_always_the_same(counts, validation, test):
     labels = np.random.default_rng(sum(counts)).permutation(np.repeat(np.arange(len(counts)), counts))
-    rows = hold_out("Mine", labels, test=test, validation=validation)
+    rows = hold_out(labels, test=test, validation=validation)
     assert sorted(np.concatenate(list(rows.values()))) == list(range(len(labels)))
     for part, fraction in (("test", test), ("validation", validation)):
         assert len(rows[part]) == int(np.ceil(fraction * len(labels) - 1e-9))
@@ -68,19 +68,19 @@ def test_splits_are_disjoint_complete_stratified_and_always_the_same(counts, val
         assert (np.abs(share - len(rows[part]) * np.array(counts) / len(labels)) < 1).all()
     assert (np.bincount(labels[rows["train"]], minlength=len(counts)) > 0).all()
     np.random.seed(len(labels))  # a generator that someone else has seeded changes nothing
-    again = hold_out("Mine", labels, test=test, validation=validation)
+    again = hold_out(labels, test=test, validation=validation)
     assert all((rows[part] == again[part]).all() for part in rows)
 
 
 def test_the_test_split_does_not_depend_on_how_much_is_held_out_for_validation():
     labels = np.arange(200) % 7
-    small, large = (hold_out("Mine", labels, test=0.2, validation=v)["test"] for v in (0.05, 0.4))
+    small, large = (hold_out(labels, test=0.2, validation=v)["test"] for v in (0.05, 0.4))
     assert (small == large).all()
 
 
 def test_classes_of_one_example_stay_in_train():
     labels = np.array([0] * 10 + list(range(1, 9)))
-    rows = hold_out("Mine", labels, test=0.3, validation=0.1)
+    rows = hold_out(labels, test=0.3, validation=0.1)
     assert (len(rows["test"]), len(rows["validation"])) == (6, 2)
     assert set(range(10, 18)) <= set(rows["train"])
 
@@ -88,33 +88,33 @@ def test_classes_of_one_example_stay_in_train():
 def test_what_is_held_out_is_spread_over_data_in_any_order():
     labels = np.arange(5000) % 5
     for part in ("test", "validation"):
-        places = hold_out("Mine", labels, test=0.2, validation=0.2)[part] / 5000
+        places = hold_out(labels, test=0.2, validation=0.2)[part] / 5000
         np.testing.assert_allclose(np.quantile(places, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.05)
 
 
 def test_held_out_numbers_are_exact():
-    rows = hold_out("Mine", np.arange(1000) % 10, validation=123)
+    rows = hold_out(np.arange(1000) % 10, validation=123)
     assert (len(rows["validation"]), len(rows["train"])) == (123, 877)
 
 
 @pytest.mark.parametrize("held_out", [0, 0.0, -3, -0.1])
 def test_a_split_of_zero_examples_is_refused_by_the_name_of_its_field(held_out):
-    with pytest.raises(UserError, match=r"Mine\.test: .* a split of zero examples"):
-        hold_out("Mine", np.arange(20) % 2, test=held_out)
+    with pytest.raises(UserError, match=r"data\.test: .* a split of zero examples"):
+        hold_out(np.arange(20) % 2, test=held_out)
 
 
 @pytest.mark.parametrize(("held_out", "why"), [(1.0, "none for training"), (20, "none for training"), (19, "a class")])
 def test_a_split_that_leaves_nothing_to_train_on_is_refused(held_out, why):
-    with pytest.raises(UserError, match=rf"Mine\.test: .* examples leaves .*{why}"):
-        hold_out("Mine", np.arange(20) % 2, test=held_out)
+    with pytest.raises(UserError, match=rf"data\.test: .* examples leaves .*{why}"):
+        hold_out(np.arange(20) % 2, test=held_out)
 
 
 def test_only_missing_splits_are_cut_off_train():
     splits = some_splits()
-    done = complete("Mine", {"train": splits["train"], "test": splits["test"]}, test=0.5, validation=0.2)
+    done = complete({"train": splits["train"], "test": splits["test"]}, test=0.5, validation=0.2)
     assert done["test"] is splits["test"]
     assert (len(done["train"]), len(done["validation"])) == (24, 6)
-    assert complete("Mine", splits, test=0.5, validation=0.2) == splits
+    assert complete(splits, test=0.5, validation=0.2) == splits
 
 
 def test_streamed_and_in_memory_splits_hold_the_same_examples():

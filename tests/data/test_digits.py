@@ -8,6 +8,7 @@ from research.config import override, validate
 from research.data import Digits
 from research.data.digits import read_digits
 from research.errors import UserError
+from research.spec import Spec
 
 
 def test_pictures_and_labels_are_scikit_learns():
@@ -27,7 +28,7 @@ def test_a_fifth_is_for_the_test_and_every_split_has_every_class():
         "validation": 180,
         "test": 360,
     }
-    assert loaded.spec == ((8, 8, 1), 10, tuple("0123456789"))
+    assert loaded.spec == Spec((8, 8, 1), 10, tuple("0123456789"))
     assert (loaded.kind, loaded.background, loaded.maximum) == ("image", "dark", 16.0)
     whole = np.bincount(read_digits()[1]) / 1797
     for split in loaded.splits.values():
@@ -41,7 +42,7 @@ def test_normalised_white_is_one_before_standardising():
 def test_fractions_beyond_zero_and_one_are_refused_by_name():
     with pytest.raises(UserError, match=r"test: 1\.5 is not in \(0, 1\)"):
         validate(Digits(test=1.5))
-    with pytest.raises(UserError, match=r"Digits\.validation: 0\.0 .* zero examples"):
+    with pytest.raises(UserError, match=r"data\.validation: 0\.0 .* zero examples"):
         Digits(validation=0.0).load()
     with pytest.raises(UserError, match="did you mean 'validation'"):
         override(Digits(), "valdation", 0.2)

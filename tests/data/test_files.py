@@ -1,3 +1,4 @@
+import gzip
 import threading
 
 import numpy as np
@@ -8,6 +9,7 @@ from research.config import validate
 from research.data import Arrays, ImageFolder, Table, describe
 from research.data.base import Split, Streamed
 from research.errors import UserError
+from research.spec import Spec
 
 
 def write_picture(path, pixels):
@@ -38,7 +40,7 @@ def contents(loaded):
 
 def test_a_folder_for_each_class(pictures):
     loaded = ImageFolder(path=str(pictures)).load()
-    assert loaded.spec == ((6, 5, 3), 3, ("ant", "bee", "cat"))
+    assert loaded.spec == Spec((6, 5, 3), 3, ("ant", "bee", "cat"))
     assert {name: len(s) for name, s in loaded.splits.items()} == {"train": 21, "validation": 3, "test": 6}
     assert all(isinstance(split, Split) for split in loaded.splits.values())
     assert contents(loaded) == {pixels_of(n).tobytes(): (2, 0, 1)[n % 3] for n in range(30)}
@@ -103,7 +105,7 @@ def test_a_picture_damaged_later_is_named_when_it_is_read(pictures):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"ImageFolder\.path: there is no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"data\.path: there is no folder .*nowhere"):
         ImageFolder(path=str(tmp_path / "nowhere")).load()
 
 
@@ -140,7 +142,7 @@ def test_a_truncated_picture_is_named(pictures, kept, size):
 
 def test_sizes_that_differ_are_named_with_the_field(pictures):
     write_picture(pictures / "bee" / "zz.png", pixels_of(0, (6, 7)))
-    with pytest.raises(UserError, match=r"zz\.png: 6x7 pixels, and .* has 6x5; set ImageFolder\.size"):
+    with pytest.raises(UserError, match=r"zz\.png: 6x7 pixels, and .* has 6x5; set data\.size"):
         ImageFolder(path=str(pictures)).load()
 
 
@@ -179,7 +181,7 @@ def test_arrays_are_found_by_their_usual_names(tmp_path, x, y):
     inputs, labels = arrays()
     loaded = Arrays(path=write_npz(tmp_path / "mine.npz", **{x: inputs, y: labels})).load()
     assert {name: len(s) for name, s in loaded.splits.items()} == {"train": 21, "validation": 3, "test": 6}
-    assert loaded.spec == ((4, 5), 3, ("0", "1", "2"))
+    assert loaded.spec == Spec((4, 5), 3, ("0", "1", "2"))
     assert contents(loaded) == {x.tobytes(): y for x, y in zip(inputs, labels, strict=True)}
     assert (loaded.kind, loaded.normalisation.scale, loaded.maximum) == ("array", 1.0, None)
 
@@ -245,6 +247,7 @@ def test_pictures_of_floats_know_their_white_and_background(tmp_path):
         (["b", "a", "c"], ("a", "b", "c")),
         ([b"b", b"a", b"c"], ("a", "b", "c")),
         ([10, 2, 30], ("2", "10", "30")),
+        ([2024, 0, 2026], ("0", "2024", "2026")),
         ([1.0, 0.0, 2.0], ("0", "1", "2")),
         ([True, False, True], ("False", "True")),
     ],
@@ -296,7 +299,7 @@ def test_a_folder_of_npy_files_fits_or_is_streamed(tmp_path, dtype):
 
 def test_an_npz_file_too_large_for_memory_says_what_to_do(tmp_path):
     inputs, labels = arrays()
-    with pytest.raises(UserError, match=r"holds more than Arrays\.memory_gb; save it as \.npy files"):
+    with pytest.raises(UserError, match=r"holds more than data\.memory_gb; save it as \.npy files"):
         Arrays(path=write_npz(tmp_path / "mine.npz", x=inputs, y=labels), memory_gb=0.0).load()
 
 
@@ -316,11 +319,14 @@ X, Y = arrays()
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ({"x": X}, "no labels of train beside x; it holds x; name them as Arrays.inputs"),
+        ({"x": X}, "no labels of train beside x; it holds x; name them as data.inputs"),
         ({}, "no inputs and labels; it holds no arrays; name them"),
         ({"x_train": X, "y_train": Y, "x_test": X}, "no labels of test beside x_test"),
         ({"x": X, "y": Y[:-1]}, r"x has shape \(30, 4, 5\), and y \(29,\)"),
         ({"x": X, "y": Y - 1}, "label -1 of example 0 is negative"),
+        ({"x": X, "y": np.where(Y == 2, 10**9, Y)}, "label 1000000000 of example 2 is beyond 9999, too large .* text"),
+        ({"x": X, "y": (Y == 1) * np.uint64(2**63)}, "label 9223372036854775808 of example 1 is beyond 9999"),
+        ({"x": X, "y": np.where(Y == 2, 1e9, Y)}, "label 1000000000 of example 2 is beyond 9999"),
         ({"x": X, "y": Y + 0.5}, "label 0.5 of example 0 is no whole number"),
         ({"x": X, "y": np.where(Y == 2, np.nan, Y)}, "label nan of example 2 is no whole number"),
         ({"x": X, "y": np.eye(3)[Y]}, r"the shape is \(30, 3\); for one-hot labels take their argmax"),
@@ -376,7 +382,7 @@ def test_a_truncated_npy_file_is_named(tmp_path):
 
 
 def test_paths_that_are_no_data_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"Arrays\.path: there is no file or folder .*nowhere"):
+    with pytest.raises(UserError, match=r"data\.path: there is no file or folder .*nowhere"):
         Arrays(path=str(tmp_path / "nowhere")).load()
     np.save(tmp_path / "one.npy", X)
     with pytest.raises(UserError, match=r"one\.npy holds a single array; give the folder"):
@@ -384,6 +390,15 @@ def test_paths_that_are_no_data_are_refused(tmp_path):
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     with pytest.raises(UserError, match=r"one\.npz is no \.npz file"):
         Arrays(path=str(tmp_path / "one.npz")).load()
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"^data\.path: .*t\.csv is read with Table\(path=\.\.\.\); Arrays reads"):
+        Arrays(path=str(tmp_path / "t.csv")).load()
+
+
+def test_nobody_is_advised_to_read_python_objects(tmp_path):
+    (tmp_path / "t.dat").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"t\.dat: truncated, damaged or no NumPy file$"):
+        Arrays(path=str(tmp_path / "t.dat")).load()
 
 
 def test_a_streamed_value_that_is_not_finite_is_found_when_it_is_read(tmp_path):
@@ -406,7 +421,7 @@ def write_table(path, header="width,height,sick,old", rows=ROWS, end=""):
 
 def test_a_table_is_read_column_by_column(tmp_path):
     loaded = Table(path=write_table(tmp_path / "t.csv"), label="sick").load()
-    assert loaded.spec == ((3,), 2, ("n", "y"))
+    assert loaded.spec == Spec((3,), 2, ("n", "y"))
     assert (loaded.kind, loaded.background, loaded.maximum) == ("table", None, None)
     expected = {np.float32([w, h, o]).tobytes(): "ny".index(s) for w, h, s, o in ROWS}
     assert contents(loaded) == expected
@@ -443,26 +458,34 @@ def changed(row, column, value):
 @pytest.mark.parametrize(
     ("table", "options", "message"),
     [
-        ({}, {"label": "sik"}, r"Table\.label: .* has no column 'sik'; did you mean 'sick'"),
-        ({}, {"features": ("widht",)}, r"Table\.features: .* has no column 'widht'; did you mean 'width'"),
-        ({}, {"features": ("width", "sick")}, r"Table\.features: 'sick' is the label"),
-        ({}, {"label": "old"}, r"column 'sick' is text \('y'\); make it numbers or leave it out"),
-        ({"rows": changed(4, 0, "")}, {}, r"column 'width' has no value in line 6 \(and 0 more\)"),
+        ({}, {"label": "sik"}, r"data\.label: .* has no column 'sik'; did you mean 'sick'"),
+        ({}, {"features": ("widht",)}, r"data\.features: .* has no column 'widht'; did you mean 'width'"),
+        ({}, {"features": ("width", "sick")}, r"data\.features: 'sick' is the label"),
+        ({}, {"label": "old"}, r"column 'sick' is text \('y' in line 2\); make it numbers or leave it out"),
+        ({"rows": changed(4, 0, "")}, {}, r"column 'width' has no value in line 6$"),
+        ({"rows": [(*r[:3], "") for r in ROWS]}, {}, r"column 'old' has no value in line 2 \(and 29 more\)$"),
         ({"rows": changed(4, 1, "nan")}, {}, "column 'height' has no value in line 6"),
         ({"rows": changed(4, 2, "")}, {}, "column 'sick' has no value in line 6"),
-        ({"rows": changed(4, 1, "tall")}, {}, "column 'height' is text"),
+        ({"rows": changed(4, 1, "tall")}, {}, r"column 'height' is text \('tall' in line 6\); make it"),
         ({"rows": changed(4, 1, "inf")}, {}, "column 'height' has inf in line 6, which is too large"),
         ({"rows": changed(4, 1, "1e300")}, {}, "'height' has 1e[+]300 in line 6"),
         ({"rows": [(*row[:2], "y", 1) for row in ROWS]}, {}, r"a single class \(y\)"),
         ({"rows": []}, {}, "a table without lines"),
-        ({"rows": [(*ROWS[0], 1, 2)]}, {"label": "old"}, "text|cannot be read|no value"),
+        ({"rows": [*ROWS[:4], ROWS[0][:2], ROWS[0][:3]]}, {}, r"t\.csv: line 6 has 2 fields, and the head has 4$"),
+        ({"rows": [*ROWS[:4], (1,)]}, {}, "line 6 has 1 field, and the head has 4$"),
+        ({"rows": [*ROWS[:4], (*ROWS[4], 1)]}, {}, "line 6 has 5 fields, and the head has 4$"),
+        ({"rows": [(*row, 1) for row in ROWS]}, {}, "line 2 has 5 fields, and the head has 4$"),
+        ({"rows": [("\n1", *r[1:]) for r in changed(4, 1, "tall")]}, {}, "'tall' in line 11"),
+        ({"rows": [('"1\n"', *r[1:]) for r in changed(4, 1, "tall")]}, {}, "'tall' in line 11"),
+        ({"header": "w,h,old,label", "rows": [(*r[:2], r[3], 10**9 * (r[1] > 75)) for r in ROWS]}, {"label": "label"},
+         "label 1000000000 of example 0 is beyond 9999"),
         ({"header": "only", "rows": [(1,), (2,)]}, {"label": "only"}, "no column but the label 'only'"),
         ({"header": ",height,sick,old"}, {}, "a column has no name .saved line numbers"),
         ({"rows": [(1.7e9 + i, *r[1:]) for i, r in enumerate(ROWS)]}, {}, "'width' varies too little .* offset"),
         ({"header": "w,h,old,label", "rows": [(*r[:2], r[3], -1) for r in ROWS]}, {"label": "label"}, "negative"),
         ({"end": '\n"open quote'}, {}, "cannot be read as CSV"),
-        ({}, {"test": 0.0}, r"Table\.test: 0\.0 of 30 examples is a split of zero examples"),
-        ({}, {"test": 0.99}, r"Table\.test: 0\.99 of 30 examples leaves"),
+        ({}, {"test": 0.0}, r"data\.test: 0\.0 of 30 examples is a split of zero examples"),
+        ({}, {"test": 0.99}, r"data\.test: 0\.99 of 30 examples leaves"),
     ],
 )  # fmt: skip
 def test_tables_that_cannot_be_are_refused(tmp_path, table, options, message):
@@ -471,8 +494,20 @@ def test_tables_that_cannot_be_are_refused(tmp_path, table, options, message):
         Table(**{"path": path, "label": "sick", **options}).load()
 
 
+def test_tables_that_only_pandas_can_read_line_by_line_are_read_too(tmp_path):
+    plain = tmp_path / "t.csv"
+    rows = np.random.default_rng(0).random((500, 2)).tolist()
+    rows = [(*row, "yn"[i % 2], 1) for i, row in enumerate(rows)]  # enough for commas in what is compressed
+    expected = Table(path=write_table(plain, rows=rows), label="sick").load()
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    (tmp_path / "spaces.csv").write_text(plain.read_text().replace(",", "  "))
+    for options in ({"path": "t.csv.gz"}, {"path": "spaces.csv", "separator": r"\s+"}):
+        found = Table(**{**options, "path": str(tmp_path / options["path"])}, label="sick").load()
+        assert contents(found) == contents(expected)
+
+
 def test_files_that_are_no_table_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"Table\.path: there is no file"):
+    with pytest.raises(UserError, match=r"data\.path: there is no file"):
         Table(path=str(tmp_path / "nowhere.csv")).load()
     (tmp_path / "empty.csv").touch()
     with pytest.raises(UserError, match=r"empty\.csv: cannot be read as CSV \(No columns"):

@@ -1,15 +1,19 @@
 import gzip
 import hashlib
 import os
+import ssl
 import struct
+import urllib.error
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from research.data import KMNIST, MNIST, FashionMNIST
+from research.data import idx as idx_room
 from research.data.idx import FILES, Published, read_idx
 from research.errors import UserError
+from research.spec import Spec
 
 TRAIN, TEST = 60, 20
 
@@ -46,7 +50,7 @@ def test_what_is_written_is_read(folder):
     loaded = mnist(folder).load()
     arrays = four_arrays()
     assert {name: len(split) for name, split in loaded.splits.items()} == {"train": 50, "validation": 10, "test": 20}
-    assert loaded.spec == ((28, 28, 1), 10, tuple("0123456789"))
+    assert loaded.spec == Spec((28, 28, 1), 10, tuple("0123456789"))
     assert np.array_equal(loaded.splits["test"].inputs[..., 0], arrays[FILES[2]])
     assert np.array_equal(loaded.splits["test"].labels, arrays[FILES[3]])
     rest = np.concatenate([loaded.splits[s].inputs for s in ("train", "validation")])[..., 0]
@@ -80,7 +84,7 @@ def test_the_environment_says_where_the_files_are(folder, monkeypatch, kind, var
 
 
 def test_a_folder_that_is_not_there_is_named(folder, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"MNIST\.folder: there is no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"data\.folder: there is no folder .*nowhere"):
         mnist(tmp_path / "nowhere").load()
     monkeypatch.setenv("MNIST_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="MNIST_DIR: there is no folder .*nowhere"):
@@ -89,7 +93,7 @@ def test_a_folder_that_is_not_there_is_named(folder, tmp_path, monkeypatch):
 
 def test_missing_files_are_named_with_what_to_do(folder):
     (folder / f"{FILES[1]}.gz").unlink()
-    with pytest.raises(UserError, match=f"has no {FILES[1]}, .* give it as MNIST.folder or MNIST_DIR"):
+    with pytest.raises(UserError, match=f"has no {FILES[1]}, .* give it as data.folder or MNIST_DIR"):
         mnist(folder).load()
 
 
@@ -140,9 +144,9 @@ def test_an_empty_test_set_is_refused(folder):
 
 
 def test_holding_out_more_than_there_is_is_refused(folder):
-    with pytest.raises(UserError, match=r"MNIST\.validation: 5000 of 60 examples leaves none for training"):
+    with pytest.raises(UserError, match=r"data\.validation: 5000 of 60 examples leaves none for training"):
         mnist(folder, validation=5000).load()
-    with pytest.raises(UserError, match=r"MNIST\.validation: 0 of 60 examples is a split of zero"):
+    with pytest.raises(UserError, match=r"data\.validation: 0 of 60 examples is a split of zero"):
         mnist(folder, validation=0).load()
 
 
@@ -200,10 +204,24 @@ def test_a_page_in_place_of_the_file_is_refused(folder, tmp_path, monkeypatch):
 
 
 def test_without_a_network_the_message_says_how_to_get_the_files(folder, monkeypatch):
-    publish(monkeypatch, "http://localhost:9/mnist", folder=folder)  # a port where nothing answers
-    with pytest.raises(UserError, match="nor can they be had .localhost:9: .*; put the files, .* MNIST_DIR") as caught:
+    publish(monkeypatch, "http://localhost:9/mnist", "http://localhost:8/mnist", folder=folder)  # nothing answers there
+    told = r"nor can they be had \(localhost:9 and localhost:8 cannot be reached\); put the files, .* MNIST_DIR"
+    with pytest.raises(UserError, match=told) as caught:
         MNIST(validation=10).load()
     assert len(caught.value.problems) == 1
+    assert "Errno" not in caught.value.problems[0]
+
+
+def test_what_a_mirror_answers_is_told(folder, tmp_path, monkeypatch):
+    def answer(url):
+        if "first" in url:
+            raise urllib.error.HTTPError(url, 404, "Not Found", {}, None)
+        raise urllib.error.URLError(ssl.SSLCertVerificationError(1, "certificate verify failed"))
+
+    monkeypatch.setattr(idx_room, "_download", answer)
+    publish(monkeypatch, "http://first/mnist", "http://second/mnist", folder=folder)
+    with pytest.raises(UserError, match=r"\(first: Not Found; second: .*certificate verify failed.*\)"):
+        MNIST(validation=10).load()
 
 
 def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from research.data import TFDS
 from research.data import tfds as room
 from research.data.tfds import find_prepared
 from research.errors import UserError
+from research.spec import Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of tensorflow-datasets and of what it imports
 SIZES = {"train": 40, "test": 12}
@@ -92,7 +93,7 @@ def test_a_prepared_set_is_read_without_tensorflow(prepared):
     before = "tensorflow" in sys.modules  # of a test before this one
     loaded = toy(prepared).load()
     assert ("tensorflow" in sys.modules) == before
-    assert loaded.spec == ((6, 5, 1), 3, ("ant", "bee", "cat"))
+    assert loaded.spec == Spec((6, 5, 1), 3, ("ant", "bee", "cat"))
     assert {name: len(split) for name, split in loaded.splits.items()} == {"train": 36, "validation": 4, "test": 12}
     expected = {picture(i).tobytes(): i % 3 for i in range(52)}
     for split in loaded.splits.values():
@@ -140,7 +141,7 @@ def test_a_set_prepared_anew_is_read_anew(prepared, tmp_path):
 
 def test_pictures_of_different_sizes_need_a_size(tmp_path):
     prepare(tmp_path, {"train": 30}, shape=None)
-    with pytest.raises(UserError, match=r"train: examples of different sizes \(5x5x1 and 6x5x1\); set TFDS.size"):
+    with pytest.raises(UserError, match=r"train: examples of different sizes \(5x5x1 and 6x5x1\); set data.size"):
         toy(tmp_path).load()
     assert toy(tmp_path, size=(6, 6)).load().spec.shape == (6, 6, 1)
 
@@ -165,7 +166,7 @@ def test_tfrecord_files_give_the_same_as_array_record(tmp_path, options):
 @needs_tensorflow
 def test_slices_and_sizes_hold_for_tfrecord_files_too(tmp_path):
     prepare(tmp_path, {"train": 40}, file_format="tfrecord", shape=None, shards=2)
-    with pytest.raises(UserError, match=r"train: examples of different sizes \(5x5x1 and 6x5x1\); set TFDS.size"):
+    with pytest.raises(UserError, match=r"train: examples of different sizes \(5x5x1 and 6x5x1\); set data.size"):
         toy(tmp_path).load()
     loaded = toy(tmp_path, size=(6, 6), splits=("train[:20]", "train[20:30]", "train[75%:]")).load()
     assert [len(split) for split in loaded.splits.values()] == [20, 10, 10]
@@ -204,7 +205,7 @@ def no_network(monkeypatch):
 
 
 def test_a_set_that_is_not_prepared_is_refused_without_asking_the_network(tmp_path, no_network):
-    with pytest.raises(UserError, match=r"'mnist' is not prepared in .*; prepare it .* or set TFDS.download") as caught:
+    with pytest.raises(UserError, match=r"'mnist' is not prepared in .*; prepare it .* or set data.download") as caught:
         TFDS(name="mnist", data_dir=str(tmp_path)).load()
     assert len(caught.value.problems) == 1
 
@@ -287,16 +288,18 @@ def test_a_failing_preparation_is_told_in_one_line(tmp_path, no_network, monkeyp
     assert "\n" not in str(caught.value)
 
 
-def test_a_set_unknown_to_tensorflow_datasets_is_refused(tmp_path, no_network, monkeypatch):
-    pretend_tensorflow(monkeypatch, there=True)
-    with pytest.raises(UserError, match="knows no such set; did you mean 'mnist'") as caught:
-        TFDS(name="mnits", data_dir=str(tmp_path), download=True).load()
+@pytest.mark.parametrize("download", [False, True])
+@pytest.mark.parametrize("name", ["mnits", "mnits:3.0.1", "emnits/letters"])
+def test_a_set_unknown_to_tensorflow_datasets_is_refused(tmp_path, no_network, monkeypatch, name, download):
+    pretend_tensorflow(monkeypatch, there=download)
+    with pytest.raises(UserError, match="knows no such set; did you mean 'e?mnist'") as caught:
+        TFDS(name=name, data_dir=str(tmp_path), download=download).load()
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["huggingface:mnist", "mnist:3", "mnist:"])
 def test_only_a_version_may_follow_a_colon(tmp_path, no_network, name):
-    with pytest.raises(UserError, match=rf"TFDS\.name: '{name}': after the colon a version such as 1\.0\.0 is needed"):
+    with pytest.raises(UserError, match=rf"data\.name: '{name}': after the colon a version such as 1\.0\.0 is needed"):
         TFDS(name=name, data_dir=str(tmp_path), download=True).load()
 
 
@@ -339,9 +342,9 @@ def test_a_missing_record_file_is_named(prepared, tmp_path):
 
 
 def test_unknown_splits_are_named(prepared):
-    with pytest.raises(UserError, match=r"TFDS\.splits: toy has no split 'tran'; did you mean 'train'"):
+    with pytest.raises(UserError, match=r"data\.splits: toy has no split 'tran'; did you mean 'train'"):
         toy(prepared, splits=("tran[:50%]",)).load()
-    with pytest.raises(UserError, match=r"TFDS\.splits: one .train., two"):
+    with pytest.raises(UserError, match=r"data\.splits: one .train., two"):
         toy(prepared, splits=()).load()
 
 

@@ -44,6 +44,13 @@ def test_a_stack_is_seen_as_its_blocks():
     assert list(views({"b/w": np.zeros(101)}, {"b": 101}))[7] == "b_007/w"
 
 
+def test_a_stack_may_begin_after_the_first_blocks():
+    parameters = {"block_00/w": np.zeros((3, 2)), "block/w": np.arange(4.0).reshape(2, 2)}
+    stacks = {"block": range(1, 3)}
+    assert list(views(parameters, stacks)) == ["block_00/w", "block_01/w", "block_02/w"]
+    np.testing.assert_array_equal(read(parameters, "block_01/w", stacks), [0.0, 1.0])
+
+
 @pytest.mark.parametrize("path", ["embed/kernel", "encoder/block_01/dense/kernel", "encoder/block_02/dense/bias"])
 def test_what_is_written_through_a_view_is_read_again_and_nothing_else_changes(path):
     value = np.full_like(read(STACKED, path, STACKS), 7.0)

@@ -7,7 +7,9 @@ import optax
 import pytest
 import scipy.special
 
-from research.config import as_arrays, config
+from research.config import as_arrays, config, validate
+from research.data import Augmentation
+from research.errors import UserError
 from research.training.objective import CrossEntropy, Objective
 
 RNG = np.random.default_rng(0)
@@ -97,12 +99,31 @@ def test_strengths_do_not_retrace_and_absence_costs_nothing():
     assert not jax.make_jaxpr(lambda p: CrossEntropy().penalty(p, is_kernel))(PARAMETERS).eqns
 
 
-def test_an_objective_of_ones_own_needs_one_method():
-    @config
-    class Hinge(Objective):
-        def losses(self, logits, labels):
-            correct = jnp.take_along_axis(logits, labels[:, None], axis=1)
-            return jnp.maximum(0, 1 + logits - correct).sum(1) - 1
+@config
+class Hinge(Objective):
+    def losses(self, logits, labels):
+        correct = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        return jnp.maximum(0, 1 + logits - correct).sum(1) - 1
 
+
+@config
+class Brier(Objective):
+    takes_probabilities = True
+
+    def losses(self, logits, labels):
+        targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[1])
+        return jnp.square(jax.nn.softmax(logits) - targets).sum(1)
+
+
+def test_mixup_needs_an_objective_that_takes_probabilities(tiny):
+    mixed = Augmentation(mixup=0.2)
+    with pytest.raises(UserError, match=r"^augmentation\.mixup: makes probabilities .* Hinge takes classes"):
+        validate(tiny(objective=Hinge(), augmentation=mixed))
+    fine = (Hinge(), Augmentation()), (Hinge(), None), (Brier(), mixed), (CrossEntropy(), mixed)
+    for objective, augmentation in fine:
+        assert validate(tiny(objective=objective, augmentation=augmentation)).objective == objective
+
+
+def test_an_objective_of_ones_own_needs_one_method():
     assert Hinge().losses(jnp.array([[3.0, 0.5, 2.5]]), jnp.array([0])) == pytest.approx(0.5)
     assert Hinge().penalty(PARAMETERS, is_kernel) == 0

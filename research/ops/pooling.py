@@ -2,13 +2,15 @@
 
     max_pool(inputs, 2)                                     # halves height and width
     max_pool(inputs, 3, stride=2, padding="SAME")           # windows that overlap
+    global_max_pool(inputs), global_average_pool(inputs)    # all positions
 
 The gradient of a maximum goes to exactly one position, the first in row-major order that attains it, as in PyTorch.
 (Ties are common: the background of an image. To give each tied position the whole gradient would be wrong.)
 
 XLA's gradient of a maximum over windows is slow on the CPU: ten times slower than ours where windows do not overlap.
 Ours remembers which position of each window won and finds the gradient by looking, from every input position, at the
-few windows that contain it: one where they do not overlap. See `_from_winners`.
+few windows that contain it: one where they do not overlap. See `_from_winners`. Windows of many positions are taken
+one dimension after another, the last one first: so it is still the first in row-major order that wins.
 """
 
 import functools
@@ -22,6 +24,8 @@ from jaxtyping import Num
 
 from research.ops.convolution import Padding, PerDimension, pads, per_dimension
 
+MOST_AT_ONCE = 16  # positions of a window that are compared in one pass
+
 
 def max_pool(
     inputs: Num[Array, "..."], window: PerDimension, *, stride: PerDimension | None = None, padding: Padding = "VALID"
@@ -29,12 +33,18 @@ def max_pool(
     """The largest value in each window of `inputs` (batch, *spatial, features) -> (batch, *positions, features).
 
     window, stride: one number for all spatial dimensions, or one for each; the stride is the window where not given.
-    padding: "VALID", "SAME" or pairs (low, high) as in `convolve`; what it adds is never the largest.
+    padding: "VALID", "SAME", "CAUSAL" or pairs (low, high) as in `convolve`; what it adds is never the largest.
 
     Raises ValueError where a window does not fit, or lies in the padding alone.
     """
     window, stride, padding = _geometry("max_pool", inputs, window, stride, padding)
-    return _max_pool(_pad(inputs, padding, -jnp.inf), window, stride)
+    inputs = _pad(inputs, padding, -jnp.inf)
+    if math.prod(window) <= MOST_AT_ONCE:
+        return _max_pool(inputs, window, stride)
+    for i in reversed(range(len(window))):
+        ones = (1,) * len(window)
+        inputs = _max_pool(inputs, (*ones[:i], window[i], *ones[i + 1 :]), (*ones[:i], stride[i], *ones[i + 1 :]))
+    return inputs
 
 
 def average_pool(
@@ -59,9 +69,19 @@ def average_pool(
 
 def global_average_pool(inputs: Num[Array, "..."]) -> Num[Array, "batch features"]:
     """The mean over all positions: (batch, *spatial, features) -> (batch, features)."""
-    if inputs.ndim < 3:
-        raise ValueError(f"global_average_pool: inputs {inputs.shape} must be (batch, *spatial, features)")
+    _check_positions("global_average_pool", inputs)
     return jnp.mean(inputs, axis=tuple(range(1, inputs.ndim - 1)))
+
+
+def global_max_pool(inputs: Num[Array, "..."]) -> Num[Array, "batch features"]:
+    """The largest value over all positions: (batch, *spatial, features) -> (batch, features).
+
+    Its gradient goes to one position, as that of `max_pool`; that of `jnp.max` is shared among equals.
+    """
+    _check_positions("global_max_pool", inputs)
+    inputs = inputs.reshape(inputs.shape[0], math.prod(inputs.shape[1:-1]), inputs.shape[-1])
+    first = jnp.argmax(inputs, axis=1, keepdims=True)
+    return jnp.take_along_axis(inputs, first, axis=1)[:, 0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -135,6 +155,11 @@ def _index_in_window(ahead, window, stride):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _check_positions(name, inputs):
+    if inputs.ndim < 3 or 0 in inputs.shape[1:-1]:
+        raise ValueError(f"{name}: inputs {inputs.shape} must be (batch, *spatial, features), with positions")
 
 
 def _geometry(name, inputs, window, stride, padding):

@@ -1,5 +1,6 @@
-"""`convolve` and its two gradients against their definition in NumPy's float64, and against PyTorch."""
+"""`convolve` by every method, its gradients and its transpose, against definitions in NumPy's float64 and PyTorch."""
 
+import functools
 import itertools
 import re
 
@@ -12,7 +13,10 @@ from hypothesis import given, settings
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from research.ops.convolution import convolve
+from research.ops.convolution import convolve, convolve_transposed, true_convolve
+from research.ops.convolution.formulations import FORMULATIONS
+
+METHODS = (None, *FORMULATIONS)
 
 # (spatial sizes, window, input features, output features, arguments)
 CASES = {
@@ -25,7 +29,18 @@ CASES = {
     "dilated": ((9, 8), (3, 2), 2, 2, {"dilation": (2, 3)}),
     "padded more than the window": ((4, 4), (2, 2), 1, 2, {"padding": ((3, 0), (1, 4))}),
     "all at once": ((9, 7), (2, 3), 2, 3, {"stride": (2, 3), "dilation": (3, 2), "padding": ((0, 2), (3, 1))}),
+    "causal": ((6, 7), (3, 2), 2, 2, {"padding": "CAUSAL", "stride": (1, 2), "dilation": (2, 1)}),
     "grouped": ((5, 5), (3, 3), 4, 6, {"groups": 2, "stride": 2}),
+    "grouped, padded more than the window": ((4, 4), (2, 2), 4, 2, {"groups": 2, "padding": ((3, 0), (1, 4))}),
+    "depthwise": ((6, 5), (3, 2), 3, 3, {"groups": 3}),
+    "depthwise, all at once": (
+        (9, 7),
+        (2, 3),
+        2,
+        6,
+        {"groups": 2, "stride": (2, 3), "dilation": (3, 2), "padding": ((0, 2), (3, 1))},
+    ),
+    "each feature of itself": ((4, 3), (1, 1), 2, 3, {}),
     "signal": ((11,), (4,), 2, 3, {"stride": 2}),
     "volume": ((4, 3, 5), (2, 3, 2), 2, 2, {"stride": (1, 2, 2)}),
 }
@@ -50,6 +65,8 @@ def definition(inputs, kernel, *, stride=1, padding="SAME", dilation=1, groups=1
         padding = [(m // 2, m - m // 2) for m in missing]
     elif padding == "VALID":
         padding = [(0, 0)] * n
+    elif padding == "CAUSAL":
+        padding = [(r - 1, 0) for r in reach]
     padded = np.pad(inputs, ((0, 0), *padding, (0, 0)))
     counts = [(s - r) // t + 1 for s, r, t in zip(padded.shape[1:], reach, stride, strict=False)]
     ins, outs = kernel.shape[-2], kernel.shape[-1] // groups
@@ -110,20 +127,35 @@ def assert_all_close(actual, expected, tolerance=1e-5):
     for a, e in zip(actual, expected, strict=True):
         assert a.shape == e.shape
         np.testing.assert_allclose(
-            np.asarray(a, np.float64), e, rtol=tolerance, atol=tolerance * max(1, np.abs(e).max())
+            np.asarray(a, np.float64), e, rtol=tolerance, atol=tolerance * np.abs(e).max(initial=1)
         )
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", CASES)
-def test_value_and_gradients_are_those_of_the_definition(name):
+def test_value_and_gradients_are_those_of_the_definition(name, method):
     expected, inputs, arguments = expected_and_arguments(CASES[name])
-    assert_all_close(jax.jit(value_and_gradients(arguments))(*inputs), expected)
+    assert_all_close(jax.jit(value_and_gradients({**arguments, "method": method}))(*inputs), expected)
 
 
-@pytest.mark.parametrize("name", ["same", "strided, with a remainder", "all at once", "volume"])
-def test_a_loop_changes_nothing(name):
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, None) for name in ("same", "strided, with a remainder", "all at once", "grouped", "depthwise", "volume")]
+    + [("depthwise, all at once", method) for method in FORMULATIONS],
+)
+def test_a_loop_changes_nothing(name, method):
     expected, inputs, arguments = expected_and_arguments(CASES[name])
-    assert_all_close(in_a_loop(value_and_gradients(arguments))(*inputs), expected)
+    assert_all_close(in_a_loop(value_and_gradients({**arguments, "method": method}))(*inputs), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["strided, same", "grouped", "depthwise"])
+def test_no_examples_give_no_outputs_and_no_gradient(name, method):
+    inputs, kernel, arguments = operands(CASES[name], batch=0)
+    outputs, gradients = definition(inputs, kernel, **arguments)
+    single = [jnp.asarray(a, jnp.float32) for a in (inputs, kernel, outputs)]
+    actual = jax.jit(value_and_gradients({**arguments, "method": method}))(*single)
+    assert_all_close(actual, (outputs, *gradients(outputs)))
 
 
 @st.composite
@@ -134,22 +166,29 @@ def cases(draw):
     reach = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
     sizes = tuple(r + extra for r, extra in zip(reach, several(0, 4), strict=True))
     explicit = tuple(zip(several(0, 3), several(0, 3), strict=True))
-    padding = draw(st.sampled_from(["SAME", "VALID", explicit]))
-    features, out = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    return sizes, window, features, out, {"stride": stride, "dilation": dilation, "padding": padding}
+    padding = draw(st.sampled_from(["SAME", "VALID", "CAUSAL", explicit]))
+    groups = draw(st.integers(1, 3))
+    features, out = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
+    arguments = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    return sizes, window, features, out, arguments
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
-@given(case=cases())
-def test_any_geometry_is_right(case):
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(case=cases(), method=st.sampled_from(METHODS))
+def test_any_geometry_is_right(case, method):
     expected, inputs, arguments = expected_and_arguments(case)
-    assert_all_close(jax.jit(value_and_gradients(arguments))(*inputs), expected)
+    assert_all_close(jax.jit(value_and_gradients({**arguments, "method": method}))(*inputs), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, None) for name in ("strided, same", "each feature of itself", "grouped", "depthwise", "signal")]
+    + [("strided, same", method) for method in FORMULATIONS],
+)
 @pytest.mark.parametrize("axes", [(None, 0, 0), (0, None, 0), (0, 0, 0)], ids=["kernels", "inputs", "both"])
-def test_vmap_is_each_alone(axes):
-    (_, kernel, gradient), (inputs, *_) = [expected_and_arguments(CASES["strided, same"], seed)[1] for seed in (0, 7)]
-    function = value_and_gradients(CASES["strided, same"][-1])
+def test_vmap_is_each_alone(name, method, axes):
+    (_, kernel, gradient), (inputs, *_) = [expected_and_arguments(CASES[name], seed)[1] for seed in (0, 7)]
+    function = value_and_gradients({**CASES[name][-1], "method": method})
     stacked = [
         a if axis is None else jnp.stack([a, 2 * a[::-1]])
         for a, axis in zip((inputs, kernel, gradient), axes, strict=True)
@@ -160,25 +199,49 @@ def test_vmap_is_each_alone(axes):
         assert_all_close([m[i] for m in mapped], alone)
 
 
+def test_vmap_of_vmap_in_a_loop_is_each_alone():
+    _, (inputs, kernel, gradient), arguments = expected_and_arguments(CASES["strided, same"])
+    function = value_and_gradients(arguments)
+    kernels = kernel * jnp.arange(1.0, 7.0).reshape(2, 3, 1, 1, 1, 1)
+    several = jnp.stack([inputs, inputs[::-1], 2 * inputs])
+    over_both = jax.vmap(jax.vmap(function, (0, 0, None)), (None, 0, None))
+    mapped = in_a_loop(over_both)(several, kernels, gradient)
+    for i, j in itertools.product(range(2), range(3)):
+        assert_all_close([m[i, j] for m in mapped], jax.jit(function)(several[j], kernels[i, j], gradient))
+
+
 def test_gradients_go_through_checkpoint():
     expected, (inputs, kernel, gradient), arguments = expected_and_arguments(CASES["strided, same"])
     again = jax.checkpoint(lambda x, k: convolve(x, k, **arguments))
     assert_all_close(jax.jit(lambda x, k, g: jax.vjp(again, x, k)[1](g))(inputs, kernel, gradient), expected[1:])
 
 
-def test_a_second_derivative_by_reverse_mode_is_right():
-    _, (inputs, kernel, _), arguments = expected_and_arguments(CASES["strided, same"])
+@pytest.mark.parametrize("name", ["strided, same", "grouped", "depthwise"])
+def test_second_derivatives_by_reverse_mode_are_those_of_the_definition(name):
+    _, (inputs, kernel, _), arguments = expected_and_arguments(CASES[name])
 
-    def slope(epsilon):
-        return jax.grad(lambda k: jnp.sum(jnp.sin(convolve(inputs, k, **arguments))))(kernel + epsilon)
+    def slopes(method, inputs, kernel):
+        """The squared length of the first derivatives, which depend on both operands."""
+        function = lambda x, k: jnp.sum(jnp.sin(convolve(x, k, **arguments, method=method)))  # noqa: E731
+        return sum(jnp.sum(g**2) for g in jax.grad(function, (0, 1))(inputs, kernel))
 
-    along = jax.grad(lambda e: jnp.sum(slope(e * jnp.ones_like(kernel))))(0.0)
-    numeric = (jnp.sum(slope(1e-2)) - jnp.sum(slope(-1e-2))) / 2e-2
-    np.testing.assert_allclose(along, numeric, rtol=1e-2)
+    second = lambda method: jax.jit(jax.grad(lambda x, k: slopes(method, x, k), (0, 1)))(inputs, kernel)  # noqa: E731
+    assert_all_close(second(None), second("definition"), tolerance=1e-4)
 
 
-def test_bfloat16_stays_bfloat16_and_meets_float32_in_float32():
-    expected, inputs, arguments = expected_and_arguments(CASES["same"])
+def test_forward_mode_goes_through_the_methods_that_jax_differentiates():
+    _, (inputs, kernel, _), arguments = expected_and_arguments(CASES["grouped"])
+    for method in ("definition", "matrix product", "fourier"):
+        function = functools.partial(convolve, inputs, **arguments, method=method)
+        along = jax.jvp(function, (kernel,), (2 * kernel,))[1]
+        np.testing.assert_allclose(along, 2 * convolve(inputs, kernel, **arguments), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["same", "grouped", "depthwise"])
+def test_bfloat16_stays_bfloat16_and_meets_float32_in_float32(name, method):
+    expected, inputs, arguments = expected_and_arguments(CASES[name])
+    arguments = {**arguments, "method": method}
     halves = [a.astype(jnp.bfloat16) for a in inputs]
     actual = jax.jit(value_and_gradients(arguments))(*halves)
     assert all(a.dtype == jnp.bfloat16 for a in actual)
@@ -201,19 +264,26 @@ def test_a_batch_over_eight_devices_gives_the_same_and_gathers_nothing():
     assert "all-gather" not in program.as_text()
 
 
-def test_every_convolution_in_a_loop_is_in_the_layout_that_is_fast_on_a_cpu():
-    _, inputs, arguments = expected_and_arguments(CASES["strided, same"])
+@pytest.mark.parametrize("models", [1, 2])
+@pytest.mark.parametrize("name", ["strided, same", "grouped"])
+def test_every_convolution_in_a_loop_is_in_the_layout_that_is_fast_on_a_cpu(name, models):
+    _, inputs, arguments = expected_and_arguments(CASES[name])
     cpu = jax.devices("cpu")[0]
     body = value_and_gradients(arguments)
+    if models > 1:
+        body = jax.vmap(body)
+        inputs = [jnp.stack([array] * models) for array in inputs]
 
     def loop(rounds, inputs, kernel, gradient):
-        step = lambda _, k: k + body(inputs * k[0, 0, 0, 0], k, gradient)[2] + jnp.sum(body(inputs, k, gradient)[1])  # noqa: E731
+        step = lambda _, k: k + body(inputs * k.ravel()[0], k, gradient)[2] + jnp.sum(body(inputs, k, gradient)[1])  # noqa: E731
         return lax.fori_loop(0, rounds, step, kernel)
 
     text = jax.jit(loop).lower(*jax.device_put((3, *inputs), cpu)).compile().as_text()
     layouts = re.findall(r"convolution\(.*dim_labels=(\S+?)[,\s]", text)
     assert len(layouts) >= 2
     assert set(layouts) == {"b01f_01io->b01f"}
+    assert "feature_group_count" not in text
+    assert "batch_group_count" not in text
 
 
 @pytest.mark.parametrize(
@@ -238,6 +308,12 @@ def test_every_convolution_in_a_loop_is_in_the_layout_that_is_fast_on_a_cpu():
         ((2, 4, 4, 3), (3, 3, 1, 4), {"groups": 2}, "3 input and 4 output features do not fall into 2 groups"),
         ((2, 4, 4, 4), (3, 3, 1, 4), {"groups": 2}, "the kernel sees 1 features in each of 2 groups, not 4"),
         ((2, 4, 4, 4), (3, 3, 4, 4), {"groups": 0}, "0 groups"),
+        (
+            (2, 4, 4, 1),
+            (3, 3, 1, 1),
+            {"method": "im2col"},
+            "no method 'im2col'; there are 'definition', 'matrix product'",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(inputs, kernel, arguments, message):
@@ -246,14 +322,123 @@ def test_shapes_that_do_not_fit_are_named(inputs, kernel, arguments, message):
 
 
 def test_whole_numbers_are_refused():
-    with pytest.raises(ValueError, match="the inputs are uint8"):
-        convolve(jnp.zeros((2, 4, 4, 1), jnp.uint8), jnp.zeros((3, 3, 1, 1)))
+    for function in (convolve, convolve_transposed):
+        with pytest.raises(ValueError, match="the inputs are uint8"):
+            function(jnp.zeros((2, 4, 4, 1), jnp.uint8), jnp.zeros((3, 3, 1, 1)))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_causal_outputs_see_nothing_beyond_their_position(dimensions):
+    inputs = jax.random.normal(jax.random.key(0), (1, *(6,) * dimensions, 1))
+    kernel = jax.random.normal(jax.random.key(1), (*(3,) * dimensions, 1, 1))
+    seen = jax.jacobian(lambda x: convolve(x, kernel, padding="CAUSAL", dilation=2)[0, ..., 0])(inputs)
+    seen = seen.reshape((6,) * 2 * dimensions)
+    outputs, inputs = np.indices(seen.shape).reshape(2, dimensions, *seen.shape)
+    assert not np.any(seen[(inputs > outputs).any(0)])
+    assert np.all(seen[(inputs == outputs).all(0)])
+
+
+def test_true_convolution_is_numpys():
+    signal, kernel = np.arange(1.0, 8.0), np.array([1.0, 2.0, -4.0])
+    full = true_convolve(
+        jnp.asarray(signal, jnp.float32)[None, :, None],
+        jnp.asarray(kernel, jnp.float32)[:, None, None],
+        padding=[(2, 2)],
+    )
+    np.testing.assert_allclose(full[0, :, 0], np.convolve(signal, kernel))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Transposed
+
+
+@st.composite
+def transposed_cases(draw):
+    sizes, window, features, out, arguments = draw(cases())
+    if isinstance(arguments["padding"], str):
+        output_padding = 0
+    else:
+        output_padding = tuple(draw(st.integers(0, s - 1)) for s in arguments["stride"])
+        reach = [(w - 1) * d + 1 for w, d in zip(window, arguments["dilation"], strict=True)]
+        arguments["padding"] = tuple(
+            (min(a, r // 2), min(b, r // 2)) for (a, b), r in zip(arguments["padding"], reach, strict=True)
+        )
+    return sizes, window, features, out, arguments, output_padding
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(case=transposed_cases())
+def test_the_transpose_is_the_gradient_of_convolve_and_turns_its_shapes_round(case):
+    *case, output_padding = case
+    positions, window, features, out, arguments = case
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(*window, features // arguments["groups"], out))
+    given = rng.normal(size=(2, *positions, out))
+    function = lambda g, k: convolve_transposed(g, k, **arguments, output_padding=output_padding)  # noqa: E731
+    single = [jnp.asarray(a, jnp.float32) for a in (given, kernel)]
+    actual, back = jax.vjp(jax.jit(function), *single)
+    inputs = rng.normal(size=actual.shape)
+    outputs, gradients = definition(inputs, kernel, **arguments)
+    assert outputs.shape == given.shape
+    assert_all_close([actual], gradients(given)[:1])
+    # and its own gradients are convolve, and the kernel's gradient with the operands exchanged
+    assert_all_close(jax.jit(back)(jnp.asarray(inputs, jnp.float32)), (outputs, gradients(given)[1]))
+
+
+def test_words_for_padding_give_stride_times_the_positions_when_transposed():
+    inputs, kernel = jnp.ones((1, 3, 5, 2)), jnp.ones((2, 4, 3, 2))
+    for padding in ("SAME", "CAUSAL"):
+        assert convolve_transposed(inputs, kernel, stride=(2, 3), padding=padding).shape == (1, 6, 15, 3)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kernel", "arguments", "message"),
+    [
+        (
+            (2, 4, 4, 3),
+            (3, 3, 2, 4),
+            {},
+            r"inputs \(2, 4, 4, 3\) and kernel \(3, 3, 2, 4\): the kernel sees 4 features",
+        ),
+        ((2, 4, 3), (3, 3, 2, 3), {}, r"must be \(batch, \*positions, in\) and \(\*window, out / groups, in\)"),
+        ((2, 4, 4, 3), (3, 3, 2, 3), {"groups": 2}, "do not fall into 2 groups"),
+        ((2, 4, 4, 4), (3, 3, 2, 4), {"groups": 0}, "0 groups"),
+        ((2, 4, 4, 3), (3, 3, 2, 3), {"padding": "VALID", "output_padding": 1}, "must be smaller than the stride"),
+        ((2, 4, 4, 3), (3, 3, 2, 3), {"stride": 2, "output_padding": 1}, "'SAME' gives stride times as many"),
+        ((2, 4, 4, 3), (3, 3, 2, 3), {"stride": 0}, "stride 0 must be one positive number"),
+        ((2, 1, 1, 3), (3, 3, 2, 3), {"padding": ((2, 2), (0, 0))}, "nothing is left"),
+    ],
+)
+def test_transposes_that_do_not_fit_are_named(inputs, kernel, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        convolve_transposed(jnp.zeros(inputs), jnp.zeros(kernel), **arguments)
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_value_and_gradients_are_pytorchs(dimensions, groups):
+def test_the_transpose_is_pytorchs(dimensions, groups):
+    import torch
+
+    positions, window = (5, 4, 3)[:dimensions], (3, 2, 4)[:dimensions]
+    settings = {"stride": (2, 3, 2)[:dimensions], "dilation": (1, 2, 1)[:dimensions], "groups": groups}
+    amounts, extra = (1, 0, 2)[:dimensions], (1, 2, 0)[:dimensions]
+    rng = np.random.default_rng(0)
+    inputs, kernel = rng.normal(size=(2, *positions, 4)), rng.normal(size=(*window, 6 // groups, 4))
+    transpose = getattr(torch.nn.functional, f"conv_transpose{dimensions}d")
+    x = torch.tensor(np.moveaxis(inputs, -1, 1))
+    k = torch.tensor(np.moveaxis(kernel, (-1, -2), (0, 1)))
+    expected = transpose(x, k, **settings, padding=amounts, output_padding=extra).numpy()
+    single = [jnp.asarray(a, jnp.float32) for a in (inputs, kernel)]
+    actual = convolve_transposed(*single, **settings, padding=tuple((a, a) for a in amounts), output_padding=extra)
+    assert_all_close([actual], [np.moveaxis(expected, 1, -1)])
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_value_and_gradients_are_pytorchs(dimensions, groups, method):
     import torch
 
     sizes, window = (7, 6, 5)[:dimensions], (3, 2, 3)[:dimensions]
@@ -273,4 +458,4 @@ def test_value_and_gradients_are_pytorchs(dimensions, groups):
         np.moveaxis(k.grad.numpy(), (0, 1), (-1, -2)),
     )
     single = [jnp.asarray(a, jnp.float32) for a in (inputs, kernel, np.moveaxis(gradient, 1, -1))]
-    assert_all_close(jax.jit(value_and_gradients(arguments))(*single), expected)
+    assert_all_close(jax.jit(value_and_gradients({**arguments, "method": method}))(*single), expected)

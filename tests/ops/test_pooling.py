@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from jax import lax
 
-from research.ops.pooling import average_pool, global_average_pool, max_pool
+from research.ops.pooling import average_pool, global_average_pool, global_max_pool, max_pool
 
 
 def windows(sizes, window, stride, padding):
@@ -20,6 +20,8 @@ def windows(sizes, window, stride, padding):
         padding = [(m // 2, m - m // 2) for m in missing]
     elif padding == "VALID":
         padding = [(0, 0)] * len(sizes)
+    elif padding == "CAUSAL":
+        padding = [(w - 1, 0) for w in window]
     counts = [(n + sum(p) - w) // s + 1 for n, p, w, s in zip(sizes, padding, window, stride, strict=True)]
     for o in itertools.product(*map(range, counts)):
         first = [i * s - low for i, s, (low, _) in zip(o, stride, padding, strict=True)]
@@ -72,6 +74,9 @@ def assert_as_defined(kind, sizes, window, stride, padding, few_values=True):
         ((5, 5), (3, 3), (2, 2), ((1, 2), (0, 1))),
         ((9,), (4,), (3,), "SAME"),
         ((4, 5, 3), (2, 2, 2), (2, 1, 2), "SAME"),
+        ((7, 6), (2, 3), (1, 2), "CAUSAL"),
+        ((9, 10), (5, 6), (2, 3), ((4, 1), (0, 5))),  # windows of many positions
+        ((6, 5, 4), (3, 3, 2), (1, 2, 2), "VALID"),
     ],
 )
 def test_value_and_gradient_are_those_of_the_definition(kind, sizes, window, stride, padding):
@@ -84,13 +89,29 @@ def geometries(draw):
     several = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(n))  # noqa: E731
     window, stride = several(1, 4), several(1, 4)
     sizes = tuple(w + extra for w, extra in zip(window, several(0, 3), strict=True))
-    return sizes, window, stride, draw(st.sampled_from(["SAME", "VALID"]))
+    explicit = tuple((draw(st.integers(0, w - 1)), draw(st.integers(0, w - 1))) for w in window)
+    return sizes, window, stride, draw(st.sampled_from(["SAME", "VALID", "CAUSAL", explicit]))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
-@given(geometry=geometries(), few_values=st.booleans())
-def test_any_maximum_is_right(geometry, few_values):
-    assert_as_defined("max", *geometry, few_values=few_values)
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(kind=st.sampled_from(["max", "max", "average"]), geometry=geometries(), few_values=st.booleans())
+def test_any_pooling_is_right(kind, geometry, few_values):
+    assert_as_defined(kind, *geometry, few_values=few_values)
+
+
+@pytest.mark.parametrize("pool", [max_pool, average_pool])
+def test_no_examples_give_no_outputs_and_no_gradient(pool):
+    outputs, back = jax.vjp(lambda x: pool(x, 3, stride=2, padding="SAME"), jnp.zeros((0, 5, 5, 2)))
+    assert outputs.shape == (0, 3, 3, 2)
+    assert back(outputs)[0].shape == (0, 5, 5, 2)
+
+
+@pytest.mark.parametrize("pool", [max_pool, average_pool])
+def test_bfloat16_stays_bfloat16(pool):
+    inputs = jax.random.normal(jax.random.key(0), (2, 6, 6, 2))
+    halves = pool(inputs.astype(jnp.bfloat16), 2)
+    assert halves.dtype == jnp.bfloat16
+    np.testing.assert_allclose(halves.astype(jnp.float32), pool(inputs, 2), atol=0.02)
 
 
 def test_equals_share_no_gradient_and_lose_none():
@@ -128,6 +149,22 @@ def test_global_average_is_the_mean_over_positions(shape):
     inputs = np.random.default_rng(0).normal(size=shape)
     expected = inputs.reshape(2, -1, 3).mean(axis=1)
     np.testing.assert_allclose(global_average_pool(jnp.asarray(inputs, jnp.float32)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 5, 4, 3), (2, 5, 4, 2, 3)])
+def test_global_maximum_and_its_gradient_are_those_of_one_window_over_all(shape):
+    inputs = jnp.asarray(np.random.default_rng(0).integers(0, 3, shape), jnp.float32)
+    window = lambda x: max_pool(x, shape[1:-1]).reshape(shape[0], shape[-1])  # noqa: E731
+    np.testing.assert_array_equal(global_max_pool(inputs), window(inputs))
+    slopes = [jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 2))(inputs) for pool in (global_max_pool, window)]
+    np.testing.assert_array_equal(*slopes)
+
+
+@pytest.mark.parametrize("pool", [global_average_pool, global_max_pool])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 0, 4, 3)])
+def test_inputs_without_positions_are_refused(pool, shape):
+    with pytest.raises(ValueError, match="must be \\(batch, \\*spatial, features\\), with positions"):
+        pool(jnp.zeros(shape))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""Scaled dot-product attention (Vaswani et al., 2017): every position reads what it looks for from all it may see.
+
+outputs[q] = sum over k of weights[q, k] * value[k]
+weights[q] = softmax over k of query[q] . key[k] / sqrt(features)
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def attention(
+    query: Float[Array, "batch queries heads features"],
+    key: Float[Array, "batch keys heads features"],
+    value: Float[Array, "batch keys heads outputs"],
+    *,
+    causal: bool = False,
+    visible: Bool[Array, "batch keys"] | None = None,
+) -> Float[Array, "batch queries heads outputs"]:
+    """The values that each query reads, head by head.
+
+    causal: a query sees no key after its own position; where there are more keys than queries, as when earlier ones
+        are kept, the queries are the last positions.
+    visible: which keys there are; the others are padding. A query that sees none reads the mean of all.
+
+    Weights are computed in float32 at least. Raises ValueError for a causal look with more queries than keys.
+    """
+    queries, keys = query.shape[1], key.shape[1]
+    if causal and queries > keys:
+        raise ValueError(f"attention: {queries} queries {query.shape} for {keys} keys {key.shape} cannot be causal")
+    # Heads first: each is then one matrix product on contiguous memory.
+    by_head = [jnp.swapaxes(array, 1, 2) for array in (query, key, value)]
+    scores = jnp.einsum("bhqd,bhkd->bhqk", by_head[0] / math.sqrt(query.shape[-1]), by_head[1])
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    least = jnp.finfo(scores.dtype).min
+    if causal:
+        position = jnp.arange(keys)
+        scores = jnp.where(position <= position[keys - queries :, None], scores, least)
+    if visible is not None:
+        scores = jnp.where(visible[:, None, None, :], scores, least)
+    weights = jax.nn.softmax(scores).astype(value.dtype)
+    return jnp.swapaxes(jnp.einsum("bhqk,bhkd->bhqd", weights, by_head[2]), 1, 2)

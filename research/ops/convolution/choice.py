@@ -1,0 +1,38 @@
+"""Which formulation is fastest on a CPU, by a few rules that were measured.
+
+On two x86 cores, float32, jaxlib 0.10.2 with its default flags, in the body of a `fori_loop`; milliseconds for outputs,
+inputs' gradient and kernel's gradient, medians (`experiments/benchmarks/convolution.py` measures yours):
+
+                                               xla              definition        matrix product    fourier
+    (64, 14, 14, 16) by 3x3, to 16             0.9   0.8   1.9   1.4   1.1   5.7   1.2   0.9   4.9
+    (128, 8, 8, 64) by 3x3, to 64              7.9   3.7   6.4    12   4.6    22    16   5.5    12
+    (64, 16, 16, 64) by 1x1, to 128            4.5    24    32   4.4   8.1    24   6.9    13    11
+    (32, 32, 32, 32) by 3x3, depthwise          49    29    16   2.0   1.6   9.1
+    (16, 28, 28, 48) by 7x7, depthwise                           1.6   9.4                           4.7   5.1
+    (8, 16, 16, 16, 4) by 3x3x3, to 8           40    20    12   6.0   4.8   9.0   6.2   7.0   7.6
+    (4, 64, 64, 4) by 31x31, to 4               74    77    75                                       3.9   4.3   3.0
+    (8, 48, 48, 8) by 7x7, to 8                 13    14    10                                       4.5   8.3   4.3
+    (8, 32, 32, 32) by 7x7, to 32               14   5.0    52                                        13   8.3    59
+
+(That of a depthwise kernel by XLA is ours, each feature alone; by the definition, that in one pass.)
+"""
+
+import math
+from typing import Literal
+
+
+def chosen(result: Literal["outputs", "inputs", "kernel"], problem) -> str:
+    """The name of a formulation for the outputs, or the gradient with respect to inputs or kernel."""
+    window = math.prod(problem.window)
+    features, out = problem.kernel_shape[-2:]
+    if window == 1:
+        return "matrix product"  # there is nothing to lay side by side
+    # The transform does not see the size of the kernel, but multiplies at each frequency, which is slow for matrices;
+    # and it cannot skip positions, as a stride does.
+    if window > 100 * math.prod(problem.geometry.stride) and features * out // problem.groups <= 64:
+        return "fourier"
+    if problem.depthwise and window <= 100:
+        return "definition"
+    if len(problem.window) == 3 and result != "kernel" and window <= 100:
+        return "definition"  # XLA's is of another making in three dimensions
+    return "xla"

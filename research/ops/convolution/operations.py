@@ -1,0 +1,233 @@
+"""Convolution and its two gradients: three functions, each of which is made of the other two when differentiated.
+
+Inputs x, kernel k and outputs' gradient g meet in one sum, linear in each of them,
+
+    sum over n, o, w, c, f of x[n, o * stride + w * dilation, c] * k[w, c, f] * g[n, o, f]
+
+and what stands beside g in it are the outputs, beside x the inputs' gradient, beside k the kernel's:
+
+    correlate(x, k)          the outputs
+    inputs_gradient(g, k)    also known as transposed convolution
+    kernel_gradient(x, g)
+
+So the gradients of each are the other two, and derivatives of any order stay among them. Reverse mode only: `jax.jvp`
+of them raises.
+
+Why not leave that to JAX: on the CPU, it differentiates XLA's convolution into convolutions in unusual layouts, and in
+the body of a `scan`, `fori_loop` or `while_loop` XLA does not bring those into the usual one (jax issue 12868).
+Measured there, its gradient with respect to the kernel is thirty to a hundred times slower than ours, with respect to
+the inputs five to fifty times; and a chunk of training steps is a scan. Here they are written in the usual layout:
+
+    inputs' gradient   the outputs' gradient, its positions spread by the stride, convolved with the kernel turned round
+    kernel's gradient  the inputs, with features and batch exchanged, convolved with the outputs' gradient as if that
+                       were a kernel over the batch; what was the stride is now the dilation, and the reverse
+
+or in one of the other formulations, where that is faster: see `choice`. And under `vmap` over kernels, that is many
+models at once, XLA would compute grouped convolutions, slowly on the CPU; here each model has its own. Other platforms
+keep XLA's own gradients and grouped convolutions, which are fast there.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import custom_batching, lax
+
+from research.ops.convolution.choice import chosen
+from research.ops.convolution.formulations import FORMULATIONS, by_xla, kernel_gradient_depthwise
+from research.ops.convolution.geometry import Geometry
+
+
+class Problem(NamedTuple):
+    """What the three functions know beside their operands: shapes without the batch, and how the kernel lies."""
+
+    sizes: tuple[int, ...]  # the inputs' positions
+    window: tuple[int, ...]
+    features: int
+    out: int
+    groups: int
+    geometry: Geometry  # spread is 1
+    method: str | None  # of FORMULATIONS, or the one that is chosen
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """(*window, in / groups, out)."""
+        return *self.window, self.features // self.groups, self.out
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each group has one input feature."""
+        return self.groups == self.features > 1
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def correlate(inputs, kernel, problem: Problem):
+    """(batch, *sizes, in), (*window, in / groups, out) -> (batch, *positions, out)."""
+    return _each_model_alone(_correlate, problem)(inputs, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def inputs_gradient(gradient, kernel, problem: Problem):
+    """(batch, *positions, out), (*window, in / groups, out) -> (batch, *sizes, in)."""
+    return _each_model_alone(_inputs_gradient, problem)(gradient, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def kernel_gradient(inputs, gradient, problem: Problem):
+    """(batch, *sizes, in), (batch, *positions, out) -> (*window, in / groups, out)."""
+    return _each_model_alone(_kernel_gradient, problem)(inputs, gradient)
+
+
+def _keeping_operands(function):
+    return lambda first, second, problem: (function(first, second, problem), (first, second))
+
+
+# What nobody uses of these, XLA leaves out.
+correlate.defvjp(
+    _keeping_operands(correlate),
+    lambda problem, x_k, g: (inputs_gradient(g, x_k[1], problem), kernel_gradient(x_k[0], g, problem)),
+)
+inputs_gradient.defvjp(
+    _keeping_operands(inputs_gradient),
+    lambda problem, g_k, x: (correlate(x, g_k[1], problem), kernel_gradient(x, g_k[0], problem)),
+)
+kernel_gradient.defvjp(
+    _keeping_operands(kernel_gradient),
+    lambda problem, x_g, k: (inputs_gradient(x_g[1], k, problem), correlate(x_g[0], k, problem)),
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One model
+
+
+def _correlate(inputs, kernel, problem: Problem):
+    name = problem.method or chosen("outputs", problem)
+
+    def ours(inputs, kernel):
+        if name == "xla" and problem.groups > 1:
+            return _each_group_alone(_correlate, inputs, kernel, problem)
+        return FORMULATIONS[name](inputs, kernel, problem.geometry, problem.groups)
+
+    def xla(inputs, kernel):
+        return by_xla(inputs, kernel, problem.geometry, problem.groups)
+
+    if name == "xla" and problem.groups == 1:
+        return xla(inputs, kernel)
+    return lax.platform_dependent(inputs, kernel, cpu=ours, default=xla)
+
+
+def _inputs_gradient(gradient, kernel, problem: Problem):
+    name = problem.method or chosen("inputs", problem)
+    inputs = jax.ShapeDtypeStruct((gradient.shape[0], *problem.sizes, problem.features), gradient.dtype)
+
+    def transposed(formulation):
+        function = lambda inputs: formulation(inputs, kernel, problem.geometry, problem.groups)  # noqa: E731
+        return jax.linear_transpose(function, inputs)(gradient)[0]
+
+    def ours():
+        if name != "xla":
+            return transposed(FORMULATIONS[name])
+        if problem.groups > 1:
+            return _each_group_alone(_inputs_gradient, gradient, kernel, problem)
+        return _inputs_gradient_in_usual_layout(gradient, kernel, problem)
+
+    return lax.platform_dependent(cpu=ours, default=lambda: transposed(by_xla))
+
+
+def _kernel_gradient(inputs, gradient, problem: Problem):
+    name = problem.method or chosen("kernel", problem)
+    kernel = jax.ShapeDtypeStruct(problem.kernel_shape, inputs.dtype)
+
+    def transposed(formulation):
+        function = lambda kernel: formulation(inputs, kernel, problem.geometry, problem.groups)  # noqa: E731
+        return jax.linear_transpose(function, kernel)(gradient)[0]
+
+    def ours():
+        if name == "definition" and problem.depthwise:
+            return kernel_gradient_depthwise(inputs, gradient, problem.geometry, problem.window)
+        if name != "xla":
+            return transposed(FORMULATIONS[name])
+        if problem.groups > 1:
+            return _each_group_alone(_kernel_gradient, inputs, gradient, problem)
+        return _kernel_gradient_in_usual_layout(inputs, gradient, problem)
+
+    return lax.platform_dependent(cpu=ours, default=lambda: transposed(by_xla))
+
+
+def _inputs_gradient_in_usual_layout(gradient, kernel, problem: Problem):
+    stride, padding, dilation, _ = problem.geometry
+    turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
+    around = []
+    for i, (low, _) in enumerate(padding):
+        reach = (problem.window[i] - 1) * dilation[i]
+        covered = (gradient.shape[i + 1] - 1) * stride[i] + 1  # the spread outputs' gradient
+        around.append((reach - low, problem.sizes[i] + low - covered))
+    return by_xla(gradient, turned, Geometry((1,) * len(around), tuple(around), dilation, spread=stride))
+
+
+def _kernel_gradient_in_usual_layout(inputs, gradient, problem: Problem):
+    stride, padding, dilation, _ = problem.geometry
+    features_first = jnp.swapaxes(inputs, 0, -1)  # (in, *sizes, batch)
+    as_kernel = jnp.moveaxis(gradient, 0, -2)  # (*positions, batch, out)
+    around = []
+    for i, (low, _) in enumerate(padding):
+        reach = (problem.window[i] - 1) * dilation[i]
+        covered = (gradient.shape[i + 1] - 1) * stride[i] + 1
+        # What the last stride does not reach is cropped: a negative high padding.
+        around.append((low, reach + covered - problem.sizes[i] - low))
+    swapped = Geometry(stride=dilation, padding=tuple(around), dilation=stride, spread=(1,) * len(around))
+    return jnp.moveaxis(by_xla(features_first, as_kernel, swapped), 0, -2)  # from (in, *window, out)
+
+
+def _each_group_alone(function, first, second, problem: Problem):
+    """One group after another: XLA's own grouped convolution takes longer on a CPU, most of all depthwise."""
+    groups = problem.groups
+    one = problem._replace(features=problem.features // groups, out=problem.out // groups, groups=1)
+
+    def split(array):
+        return jnp.moveaxis(array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups), -2, 0)
+
+    results = lax.map(lambda operands: function(*operands, one), (split(first), split(second)))
+    results = jnp.moveaxis(results, 0, -2)
+    return results.reshape(*results.shape[:-2], results.shape[-2] * results.shape[-1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Many models
+
+
+def _each_model_alone(function, problem: Problem):
+    """`function` of two operands, with a rule of its own for `vmap`.
+
+    Where the kernel is shared, more inputs are more examples. Where each model has a kernel of its own, the definition
+    and the matrix product take all models at once; XLA's convolution and the transform, on the CPU, one after another.
+    """
+    results = {_correlate: "outputs", _inputs_gradient: "inputs", _kernel_gradient: "kernel"}
+
+    @custom_batching.custom_vmap
+    def operation(first, second):
+        return function(first, second, problem)
+
+    @operation.def_vmap
+    def many(count, mapped, first, second):
+        if function is not _kernel_gradient and not mapped[1]:
+            outputs = operation(first.reshape(count * first.shape[1], *first.shape[2:]), second)
+            return outputs.reshape(count, first.shape[1], *outputs.shape[1:]), True
+
+        def in_turn(first, second):
+            own = tuple(operand for operand, own in zip((first, second), mapped, strict=True) if own)
+            if all(mapped):
+                return lax.map(lambda own: operation(*own), own)
+            return lax.map(lambda own: operation(*((own[0], second) if mapped[0] else (first, own[0]))), own)
+
+        def at_once(first, second):
+            one = lambda first, second: function(first, second, problem)  # noqa: E731
+            return jax.vmap(one, [0 if own else None for own in mapped])(first, second)
+
+        if (problem.method or chosen(results[function], problem)) in ("definition", "matrix product"):
+            return at_once(first, second), True  # for all models the same products, side by side
+        return lax.platform_dependent(first, second, cpu=in_turn, default=at_once), True
+
+    return operation

@@ -1,0 +1,62 @@
+"""Attention: the definition in float64, position by position, and what may not be seen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.ops.attention import attention
+
+
+def arrays(queries=4, keys=4, heads=2, features=3, outputs=5):
+    random = np.random.default_rng(0)
+    shapes = ((2, queries, heads, features), (2, keys, heads, features), (2, keys, heads, outputs))
+    return [random.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def definition(query, key, value, seen):
+    """`seen(n, q, k)`: whether a query of an example sees a key."""
+    query, key, value = (np.asarray(array, np.float64) for array in (query, key, value))
+    outputs = np.zeros((*query.shape[:-1], value.shape[-1]))
+    for n, q, h in np.ndindex(query.shape[:-1]):
+        visible = [k for k in range(key.shape[1]) if seen(n, q, k)]
+        weights = np.exp([query[n, q, h] @ key[n, k, h] / np.sqrt(query.shape[-1]) for k in visible])
+        outputs[n, q, h] = sum(w * value[n, k, h] for w, k in zip(weights / weights.sum(), visible, strict=True))
+    return outputs
+
+
+@pytest.mark.parametrize("queries", [4, 1])
+@pytest.mark.parametrize("causal", [False, True])
+def test_it_is_the_definition(queries, causal):
+    operands = arrays(queries=queries)
+    expected = definition(*operands, lambda n, q, k: not causal or k <= q + 4 - queries)
+    np.testing.assert_allclose(attention(*map(jnp.asarray, operands), causal=causal), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_is_not_seen():
+    operands, visible = arrays(), np.array([[True, True, False, True], [True, False, False, False]])
+    expected = definition(*operands, lambda n, q, k: visible[n, k])
+    ours = attention(*map(jnp.asarray, operands), visible=jnp.asarray(visible))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_later_key_gets_no_gradient_from_an_earlier_query():
+    query, key, value = map(jnp.asarray, arrays())
+    gradient = jax.grad(lambda v: attention(query, key, v, causal=True)[:, :2].sum())(value)
+    assert np.all(gradient[:, 2:] == 0)
+    assert np.all(np.abs(gradient[:, 0]) > 0)
+
+
+def test_nothing_visible_is_finite():
+    operands = map(jnp.asarray, arrays())
+    assert np.all(np.isfinite(attention(*operands, visible=jnp.zeros((2, 4), bool))))
+
+
+def test_bfloat16_in_is_bfloat16_out():
+    operands = [jnp.asarray(array, jnp.bfloat16) for array in arrays()]
+    assert attention(*operands, causal=True).dtype == jnp.bfloat16
+
+
+def test_more_queries_than_keys_cannot_be_causal():
+    with pytest.raises(ValueError, match=r"5 queries \(2, 5, 2, 3\) for 4 keys \(2, 4, 2, 3\) cannot be causal"):
+        attention(*map(jnp.asarray, arrays(queries=5)), causal=True)

@@ -14,7 +14,17 @@ from jax import Array
 from research.config import config, leaf, structure
 from research.errors import UserError
 from research.models.base import Model
-from research.models.layers import Activation, Convolution, Dropout, Norm, activate, initializer, norm
+from research.models.layers import (
+    Activation,
+    Convolution,
+    Dropout,
+    Initializer,
+    Norm,
+    activate,
+    check_positions,
+    initializer,
+    norm,
+)
 from research.ops.pooling import average_pool, global_average_pool, max_pool
 from research.spec import Spec
 
@@ -26,6 +36,7 @@ class ConvNet(Model):
     features: tuple[int, ...] = structure((32, 64), "features of each stage, and so how many stages", within="[1, inf)")
     convolutions: int = structure(1, "convolutions in each stage", within="[1, inf)")
     kernel_size: int = structure(3, "positions a kernel covers in each dimension", within="[1, inf)")
+    padding: Literal["SAME", "VALID"] = structure("SAME", "zeros around the inputs to keep their size, or none")
     pooling: Literal["max", "average"] | None = structure("max", "what ends each stage: windows of 2, stride 2")
     head: Literal["flatten", "average"] = structure(
         "flatten",
@@ -34,6 +45,7 @@ class ConvNet(Model):
     hidden: tuple[int, ...] = structure((), "features of the dense layers before the last", within="[1, inf)")
     activation: Activation = structure("relu", "what follows each convolution and hidden dense layer")
     norm: Norm | None = structure(None, "normalisation between a convolution and its activation")
+    initializer: Initializer | None = structure(None, "of the kernels; the one that suits the activation if None")
     dropout: float | None = leaf(None, "share of features dropped before each dense layer", within="[0, 1)")
     remat: bool = structure(False, "recompute stages in the backward pass, to save memory")
 
@@ -43,18 +55,17 @@ class ConvNet(Model):
 
     def module(self, spec: Spec) -> nn.Module:
         """Raises UserError where the data has no positions, or pooling would leave none."""
+        check_positions("ConvNet", spec.shape)
         sizes = spec.shape[:-1]
-        if not sizes:
-            raise UserError(
-                f"ConvNet needs inputs with positions and features, as (28, 28, 1); these have {spec.shape}; use MLP"
-            )
-        for stage in range(len(self.features) if self.pooling else 0):
-            if min(sizes) < 2:
-                raise UserError(
-                    f"ConvNet: stage_{stage} would pool {sizes} to nothing; inputs of {spec.shape} "
-                    f"have room for {stage} {'stage' if stage == 1 else 'stages'} with pooling"
-                )
-            sizes = tuple(size // 2 for size in sizes)
+        lost = self.convolutions * (self.kernel_size - 1) if self.padding == "VALID" else 0
+        for stage in range(len(self.features)):
+            room = f"inputs of {spec.shape} have room for {stage} {'stage' if stage == 1 else 'stages'}"
+            if min(sizes) <= lost:
+                raise UserError(f"ConvNet: stage_{stage} would shrink {sizes} by {lost} to nothing; {room}")
+            sizes = tuple(size - lost for size in sizes)
+            if self.pooling and min(sizes) < 2:
+                raise UserError(f"ConvNet: stage_{stage} would pool {sizes} to nothing; {room} with pooling")
+            sizes = tuple(size // 2 for size in sizes) if self.pooling else sizes
         return _ConvNet(self, spec.classes)
 
 
@@ -69,9 +80,10 @@ class _ConvNet(nn.Module):
         for index, features in enumerate(config.features):
             outputs = stage(config, features, train, name=f"stage_{index}")(outputs)
         outputs = global_average_pool(outputs) if config.head == "average" else outputs.reshape(outputs.shape[0], -1)
+        initial = initializer(config.activation, config.initializer)
         for index, features in enumerate(config.hidden):
             outputs = self._drop(outputs, train, index)
-            outputs = nn.Dense(features, kernel_init=initializer(config.activation), name=f"dense_{index}")(outputs)
+            outputs = nn.Dense(features, kernel_init=initial, name=f"dense_{index}")(outputs)
             outputs = activate(config.activation, outputs)
         return nn.Dense(self.classes, name="head")(self._drop(outputs, train, len(config.hidden)))
 
@@ -92,8 +104,9 @@ class _Stage(nn.Module):
             outputs = Convolution(
                 self.features,
                 config.kernel_size,
+                padding=config.padding,
                 use_bias=config.norm != "batch",  # batch norm would subtract it
-                kernel_init=initializer(config.activation),
+                kernel_init=initializer(config.activation, config.initializer),
                 name=f"convolution_{index}",
             )(outputs)
             if config.norm is not None:

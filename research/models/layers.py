@@ -9,50 +9,85 @@ import flax.linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import Array
 
+from research.errors import UserError
 from research.ops.convolution import convolve
 from research.ops.dropout import dropout
 
-Activation = Literal["relu", "gelu", "silu", "elu", "tanh"]
-Norm = Literal["batch", "group", "layer"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "elu", "tanh", "sigmoid"]
+Norm = Literal["batch", "group", "layer", "rms"]
+TokenNorm = Literal["layer", "rms"]  # those that look at one position at a time
+Initializer = Literal[
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "glorot_normal",
+    "glorot_uniform",
+    "orthogonal",
+    "normal",
+]
+
+DEVIATION = 0.02  # of the initialiser "normal", as in GPT-2 and BERT
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
     "silu": nn.silu,
     "elu": nn.elu,
     "tanh": nn.tanh,
+    "sigmoid": nn.sigmoid,
 }
 
 
 def activate(name: Activation, inputs: Array) -> Array:
-    """The activation of a name; "gelu" is the exact one, by erf."""
+    """The activation of a name; "gelu" is the exact one, by erf, and "gelu_tanh" the approximation of GPT-2."""
     return _ACTIVATIONS[name](inputs)
 
 
-def initializer(activation: Activation) -> Callable:
-    """Weights before an activation: He et al. (2015), or LeCun et al. (1998) where it does not halve the variance."""
-    return nn.initializers.lecun_normal() if activation == "tanh" else nn.initializers.he_normal()
+def initializer(activation: Activation, name: Initializer | None = None) -> Callable:
+    """Initial weights of a layer: the initialiser of a name, or the one that suits the activation that follows.
+
+    That is He et al.'s (2015), or LeCun et al.'s (1998) where the activation does not halve the variance.
+    """
+    if name is None:
+        name = "lecun_normal" if activation in ("tanh", "sigmoid") else "he_normal"
+    return nn.initializers.normal(DEVIATION) if name == "normal" else getattr(nn.initializers, name)()
 
 
 class Convolution(nn.Module):
-    """`research.ops.convolution.convolve` with the parameters kernel (*window, in, features) and bias (features,).
+    """`research.ops.convolution.convolve` with a kernel (*window, in / groups, features) and a bias (features,).
+
+    Padding "SYMMETRIC" is kernel_size // 2 zeros on either side, as weights trained in PyTorch want it: at stride 2 it
+    differs from "SAME", which puts the odd zero at the end.
 
     As in flax's layers, inputs (batch, *spatial, in) and parameters meet in the widest of their dtypes.
     """
 
     features: int
     kernel_size: int
+    stride: int = 1
+    padding: Literal["SAME", "VALID", "SYMMETRIC"] = "SAME"
+    groups: int = 1
     use_bias: bool = True
     kernel_init: Callable = nn.initializers.he_normal()
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
-        window = (self.kernel_size,) * (inputs.ndim - 2)
-        kernel = self.param("kernel", self.kernel_init, (*window, inputs.shape[-1], self.features))
+        dimensions = inputs.ndim - 2
+        window = (self.kernel_size,) * dimensions
+        padding = ((self.kernel_size // 2,) * 2,) * dimensions if self.padding == "SYMMETRIC" else self.padding
+        kernel = self.param("kernel", self.kernel_init, (*window, inputs.shape[-1] // self.groups, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         inputs, kernel, bias = promote_dtype(inputs, kernel, bias)
-        outputs = convolve(inputs, kernel)
+        outputs = convolve(inputs, kernel, stride=self.stride, padding=padding, groups=self.groups)
         return outputs if bias is None else outputs + bias
+
+
+def check_positions(name: str, shape: tuple[int, ...]) -> None:
+    """Raises UserError unless examples of a shape have positions and features, as images and signals do."""
+    if len(shape) < 2:
+        raise UserError(f"{name} needs inputs with positions and features, as (28, 28, 1); these have {shape}; use MLP")
 
 
 class Dropout(nn.Module):
@@ -61,8 +96,11 @@ class Dropout(nn.Module):
     rate: float | Array
 
     @nn.compact
-    def __call__(self, inputs: Array, train: bool) -> Array:
-        return dropout(inputs, self.rate, self.make_rng("dropout")) if train else inputs
+    def __call__(self, inputs: Array, train: bool, key: Array | None = None) -> Array:
+        """Drawn from the layer's own key unless one is given."""
+        if not train:
+            return inputs
+        return dropout(inputs, self.rate, self.make_rng("dropout") if key is None else key)
 
 
 def norm(kind: Norm, features: int, train: bool, name: str) -> nn.Module:
@@ -70,13 +108,19 @@ def norm(kind: Norm, features: int, train: bool, name: str) -> nn.Module:
 
     batch: over examples and positions, by running averages (momentum 0.9) when not training (Ioffe and Szegedy, 2015);
     group: over positions and groups of features, 8 groups or as many as divide both (Wu and He, 2018);
-    layer: over the features of each position (Ba et al., 2016).
+    layer: over the features of each position (Ba et al., 2016);
+    rms: as layer, without the mean and the bias (Zhang and Sennrich, 2019).
     """
     match kind:
         case "batch":
             return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)
         case "group":
             return nn.GroupNorm(num_groups=math.gcd(8, features), name=name)
-        case "layer":
-            return nn.LayerNorm(name=name)
+        case "layer" | "rms":
+            return token_norm(kind, 1e-6, name)
     raise ValueError(f"no norm {kind!r}")
+
+
+def token_norm(kind: TokenNorm, epsilon: float | Array, name: str) -> nn.Module:
+    """The normalising layer of a kind that looks at one position alone, as in transformers."""
+    return (nn.LayerNorm if kind == "layer" else nn.RMSNorm)(epsilon=epsilon, name=name)

@@ -8,7 +8,8 @@ from jax import Array
 
 from research.config import config, leaf, structure
 from research.models.base import Model
-from research.models.layers import Activation, Dropout, Norm, activate, initializer, norm
+from research.models.layers import Activation, Dropout, Initializer, Norm, activate, initializer, norm
+from research.models.stack import Keys, keys_of, stack
 from research.spec import Spec
 
 
@@ -25,8 +26,13 @@ class MLP(Model):
     activation: Activation = structure("relu", "what follows each dense layer")
     residual: bool = structure(False, "add each block's input to its output, but for the first, which sets the width")
     norm: Norm | None = structure(None, "normalisation between a dense layer and its activation")
+    initializer: Initializer | None = structure(None, "of the kernels; the one that suits the activation if None")
     dropout: float | None = leaf(None, "share of features dropped at the end of each block", within="[0, 1)")
     remat: bool = structure(False, "recompute blocks in the backward pass, to save memory")
+    scan: bool = structure(False, "store and run the blocks but the first stacked: compiled once for any depth")
+
+    def stacks(self) -> dict[str, range]:
+        return {"block": range(1, self.depth)} if self.scan and self.depth > 1 else {}
 
     def module(self, spec: Spec) -> nn.Module:
         return _MLP(self, spec.classes)
@@ -38,11 +44,15 @@ class _MLP(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool) -> Array:
+        config = self.config
         outputs = inputs.reshape(inputs.shape[0], -1)
-        block = nn.remat(_Block) if self.config.remat else _Block
-        for index in range(self.config.depth):
-            skip = self.config.residual and index > 0
-            outputs = block(self.config, skip, train, name=f"block_{index:02d}")(outputs)
+        keys = keys_of(self, dropout=train and config.dropout is not None)
+        blocks = range(config.depth)
+        for indices, skip, scan in ((blocks[:1], False, False), (blocks[1:], config.residual, config.scan)):
+            arguments = {"config": config, "skip": skip, "train": train}
+            outputs = stack(
+                _Block, arguments, outputs, indices, depth=config.depth, keys=keys, scan=scan, remat=config.remat
+            )
         return nn.Dense(self.classes, name="head")(outputs)
 
 
@@ -52,14 +62,14 @@ class _Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
+    def __call__(self, inputs: Array, keys: Keys) -> Array:
         config = self.config
+        initial = keys.initializer(initializer(config.activation, config.initializer), "dense")
         use_bias = config.norm != "batch"  # batch norm would subtract it
-        dense = nn.Dense(config.width, use_bias=use_bias, kernel_init=initializer(config.activation), name="dense")
-        outputs = dense(inputs)
+        outputs = nn.Dense(config.width, use_bias=use_bias, kernel_init=initial, name="dense")(inputs)
         if config.norm is not None:
             outputs = norm(config.norm, config.width, self.train, name="norm")(outputs)
         outputs = activate(config.activation, outputs)
         if config.dropout is not None:
-            outputs = Dropout(config.dropout, name="dropout")(outputs, self.train)
+            outputs = Dropout(config.dropout, name="dropout")(outputs, self.train, keys.of_dropout("dropout"))
         return inputs + outputs if self.skip else outputs

@@ -9,6 +9,8 @@ paths all the same, as *views*:
     views(parameters, {"block": 12})["block_03/dense/kernel"]   == View("block/dense/kernel", 3)
     read(parameters, "block_03/dense/kernel", {"block": 12})    == parameters["block/dense/kernel"][3]
 
+Where only the later blocks are equal, a range tells which they are: {"block": range(1, 12)} has block_01 to block_11.
+
 Leaves may be arrays or `jax.ShapeDtypeStruct`s, but for `write`, which takes arrays.
 """
 
@@ -57,13 +59,13 @@ class View(NamedTuple):
     index: int | None = None
 
 
-def views(parameters: Mapping[str, Any], stacks: Mapping[str, int] | None = None) -> dict[str, View]:
+def views(parameters: Mapping[str, Any], stacks: Mapping[str, int | range] | None = None) -> dict[str, View]:
     """Every parameter's path -> where it is stored. `stacks` tells which layers are stacked, and how deep.
 
     A stack "encoder/block" of depth 12 has the views encoder/block_00 to encoder/block_11. Raises ValueError where a
     leaf has not the depth of its stack, a stack has no leaves, or a view's path is another's already.
     """
-    stacks = stacks or {}
+    stacks = {name: blocks if isinstance(blocks, range) else range(blocks) for name, blocks in (stacks or {}).items()}
     found: dict[str, View] = {}
     unused = set(stacks)
     for leaf, value in parameters.items():
@@ -72,11 +74,12 @@ def views(parameters: Mapping[str, Any], stacks: Mapping[str, int] | None = None
             new = {leaf: View(leaf)}
         else:
             unused.discard(stack)
-            depth, digits = stacks[stack], max(2, len(str(stacks[stack] - 1)))
+            blocks = stacks[stack]
+            depth, digits = len(blocks), max(2, len(str(blocks.stop - 1)))
             if not value.shape or value.shape[0] != depth:
                 raise ValueError(f"{leaf!r} of shape {value.shape} is in the stack {stack!r} of depth {depth}")
             rest = leaf.removeprefix(stack)
-            new = {f"{stack}_{index:0{digits}d}{rest}": View(leaf, index) for index in range(depth)}
+            new = {f"{stack}_{block:0{digits}d}{rest}": View(leaf, index) for index, block in enumerate(blocks)}
         if clash := found.keys() & new.keys():
             raise ValueError(f"two parameters have the path {min(clash)!r}")
         found.update(new)
@@ -85,7 +88,7 @@ def views(parameters: Mapping[str, Any], stacks: Mapping[str, int] | None = None
     return found
 
 
-def read(parameters: Mapping[str, Any], path: str, stacks: Mapping[str, int] | None = None) -> Any:
+def read(parameters: Mapping[str, Any], path: str, stacks: Mapping[str, int | range] | None = None) -> Any:
     """The parameter at a path, which may be a view. Raises KeyError if there is none."""
     leaf, index = views(parameters, stacks)[path]
     value = parameters[leaf]
@@ -97,7 +100,7 @@ def read(parameters: Mapping[str, Any], path: str, stacks: Mapping[str, int] | N
 
 
 def write(
-    parameters: Mapping[str, Any], path: str, value: Any, stacks: Mapping[str, int] | None = None
+    parameters: Mapping[str, Any], path: str, value: Any, stacks: Mapping[str, int | range] | None = None
 ) -> dict[str, Any]:
     """New parameters with `value` at a path, which may be a view. ValueError for a wrong shape, KeyError as `read`."""
     leaf, index = views(parameters, stacks)[path]

@@ -164,6 +164,31 @@ def test_inputs_of_another_shape_are_refused():
         net.apply(net.init(jax.random.key(0)), np.zeros((6, 5, 4, 1)), train=False)
 
 
+def test_integers_where_floats_are_needed_are_refused():
+    net = network(Plain(), SPEC)
+    message = r"model: Plain was given inputs \(6, 4, 4, 1\) of uint8; floating point is needed"
+    with pytest.raises(UserError, match=message):
+        net.apply(net.init(jax.random.key(0)), np.zeros((6, 4, 4, 1), np.uint8), train=False)
+
+
+def test_tokens_are_whole_numbers_and_may_have_logits_at_each_position():
+    class Tagger(nn.Module):
+        classes: int | None = None
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Embed(7, self.classes, name="tokens")(x)
+
+    spec = Spec((5,), 3, ("a", "b", "c"), tokens=7)
+    net = network(Tagger(), spec)
+    variables = net.init(jax.random.key(0))
+    assert net.apply(variables, np.zeros((2, 5), np.int32), train=False)[0].shape == (2, 5, 3)
+    with pytest.raises(UserError, match=r"Tagger was given inputs \(2, 5\) of float32; tokens are whole numbers"):
+        net.apply(variables, np.zeros((2, 5), np.float32), train=False)
+    with pytest.raises(UserError, match=r"shape \(1, 5, 4\); logits \(batch, 3\) or \(batch, 5, 3\) are needed"):
+        network(Tagger(classes=4), spec).init(jax.random.key(0))
+
+
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("remat", [True, False])
 def test_features_by_path_are_what_the_layers_gave(remat, train):

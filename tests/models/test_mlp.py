@@ -74,7 +74,7 @@ def test_remat_changes_neither_values_nor_gradients():
 def test_the_signal_neither_dies_nor_explodes_with_depth(activation):
     net = network(MLP(depth=12, width=128, activation=activation), SPEC)
     outputs, changed = net.apply(net.init(jax.random.key(0)), INPUTS, train=False, features=("block_11",))
-    assert 0.02 < float((changed["features"]["block_11"] ** 2).mean()) < 20
+    assert 1e-3 < float((changed["features"]["block_11"] ** 2).mean()) < 20
     assert outputs.shape == (5, 3)
 
 

@@ -2,6 +2,7 @@
 
     python launch.py                                                       what there is to run
     python launch.py --config experiments/digits_cnn.py --config.seed 7    train
+    python launch.py --config experiments/misconceptions.py                be taught
     python launch.py --config experiments/digits_cnn.py --help             every field of a config
 
 A mistake of the user's is told in a line, and the exit status is 2; a traceback is for a bug of ours.
@@ -12,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -28,8 +30,12 @@ def main(command: Sequence[str]) -> int:
     try:
         arguments = parse(command[1:])
         logging.set_verbosity(arguments.verbosity)
-        action = _list_or_help if len(command) == 1 or arguments.help else _ACTIONS[arguments.mode]
-        action(arguments, command)
+        if len(command) == 1 or arguments.help:
+            _list_or_help(arguments, command)
+        elif arguments.config is not None:
+            _run_config(arguments, command)
+        else:
+            _ACTIONS_ON_RUNS[arguments.mode](arguments, command)
     except UserError as error:
         logging.debug("%s", "".join(traceback.format_exception(error)))
         _show_problems(error)
@@ -52,12 +58,11 @@ def _show_problems(error: UserError) -> None:
 
 
 def _list_or_help(arguments: Arguments, command: Sequence[str]) -> None:
-    from rich.console import Console
-
     from research.commandline import arguments as flags
     from research.commandline import listing
+    from research.commandline.console import console as make_console
 
-    console = Console(highlight=False)
+    console = make_console()
     if not arguments.help:
         console.print(listing.show_experiments(listing.find_experiments()))
     elif arguments.config is None:
@@ -69,40 +74,72 @@ def _list_or_help(arguments: Arguments, command: Sequence[str]) -> None:
         console.print(fields.show_fields(config, arguments.config))
 
 
-def _load(arguments: Arguments) -> tuple[Any, Any, list[str]]:
-    """The config with its overrides, the file it came from, and what the overrides changed."""
-    from research.commandline import fields, loading, overrides
+# ---------------------------------------------------------------------------------------------------------------------
+# With a config
+
+
+def _actions_on_configs() -> dict[type, dict[str, Callable]]:
+    """What a config file may return, and what each mode does with it: the one place where a new kind is entered."""
+    from research.lessons import Lesson
     from research.training.experiment import Experiment
 
-    loaded = loading.load_config(arguments.config, (Experiment,))
+    return {Experiment: {"train": _train, "inspect": _inspect}, Lesson: {"train": _teach}}
+
+
+def _load(arguments: Arguments) -> tuple[Any, Path, list[str]]:
+    """The config with its overrides, the file it came from, and what the overrides changed."""
+    from research.commandline import fields, loading, overrides
+
+    loaded = loading.load_config(arguments.config, tuple(_actions_on_configs()))
     config = overrides.apply(loaded.config, arguments.overrides)
     return config, loaded.path, fields.changes(loaded.config, config, (path for path, _ in arguments.overrides))
 
 
-def _train(arguments: Arguments, command: Sequence[str]) -> None:
+def _run_config(arguments: Arguments, command: Sequence[str]) -> None:
+    config, path, changes = _load(arguments)
+    kind, actions = next((kind, actions) for kind, actions in _actions_on_configs().items() if isinstance(config, kind))
+    if arguments.mode not in actions:
+        raise UserError(f"--mode {arguments.mode}: {path} returns a {kind.__name__}, for which there is no such mode")
+    actions[arguments.mode](arguments, command, config, path, changes)
+
+
+def _train(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
     from research.training import display, run
 
-    if arguments.resume is not None:
-        summary = run.resume(arguments.resume, command=list(command))
-    else:
-        config, path, changes = _load(arguments)
-        summary = run.train(
-            config,
-            workdir=arguments.workdir,
-            config_file=path,
-            command=list(command),
-            tensorboard=arguments.tensorboard,
-            changes=changes,
-        )
+    summary = run.train(
+        config,
+        workdir=arguments.workdir,
+        config_file=path,
+        command=list(command),
+        tensorboard=arguments.tensorboard,
+        changes=changes,
+    )
     display.show_summary(display.console(), summary)
 
 
-def _inspect(arguments: Arguments, command: Sequence[str]) -> None:
+def _inspect(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
     from research.training import display, run
 
-    config, _, changes = _load(arguments)
     plan = {**run.inspect(config), "changes": changes}
     _print(arguments, plan, lambda console: display.show_plan(console, plan, layers=True))
+
+
+def _teach(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
+    from research.lessons import run
+
+    if arguments.tensorboard:
+        raise UserError(f"--tensorboard: {path} returns a Lesson, which logs no metrics")
+    run.teach(config, workdir=arguments.workdir, config_file=path, command=list(command), changes=changes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# With a run
+
+
+def _resume(arguments: Arguments, command: Sequence[str]) -> None:
+    from research.training import display, run
+
+    display.show_summary(display.console(), run.resume(arguments.resume, command=list(command)))
 
 
 def _evaluate(arguments: Arguments, command: Sequence[str]) -> None:
@@ -131,7 +168,7 @@ def _print(arguments: Arguments, data: Any, show: Callable[[Any], None]) -> None
         show(display.console())
 
 
-_ACTIONS = {"train": _train, "inspect": _inspect, "evaluate": _evaluate, "predict": _predict}
+_ACTIONS_ON_RUNS = {"train": _resume, "evaluate": _evaluate, "predict": _predict}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python launch.py --config experiments/convolution.py
 
-Time: about 20 s on two cores. Result: a table for each section, and a figure of what famous kernels make of a photograph.
+Time: about 20 s on two cores. Result: a table for each section, and a figure of what famous kernels make of
+a photograph.
 """
 
 from research.lessons.convolution import Convolutions

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-ROUNDS = 15
+ROUNDS = 9
 
 
 def main(names: list[str]) -> None:
@@ -86,10 +86,10 @@ def subjects() -> dict:
 
     make = functools.partial(Experiment, data=Digits(), optimizer=AdamW(), devices=1, evaluate_every=percent(100))
     return {
-        "MLP 1x16": make(model=MLP(depth=1, width=16), duration=steps(4000)),
-        "MLP 2x64": make(model=MLP(depth=2, width=64), duration=steps(4000)),
-        "MLP 8x128": make(model=MLP(depth=8, width=128), duration=steps(1000)),
-        "ConvNet 16, 32": make(model=ConvNet(features=(16, 32), hidden=(64,)), duration=steps(400)),
+        "MLP 1x16": make(model=MLP(depth=1, width=16), duration=steps(40_000)),
+        "MLP 2x64": make(model=MLP(depth=2, width=64), duration=steps(16_000)),
+        "MLP 8x128": make(model=MLP(depth=8, width=128), duration=steps(2000)),
+        "ConvNet 16, 32": make(model=ConvNet(features=(16, 32), hidden=(64,)), duration=steps(2000)),
     }
 
 
@@ -148,15 +148,13 @@ def overhead() -> None:
 
 
 def _overhead_of(name: str, it: Prepared) -> tuple:
-    import jax.numpy as jnp
-
     from research.training import loop
     from research.training.checkpoints import Checkpoints
     from research.training.step import train_chunk
     from research.training.writers import MetricWriter
 
     def bare() -> float:
-        state, steps = it.state(), jnp.uint32(it.plan.steps)
+        state, steps = it.state(), loop.lengths(0, [it.plan.steps])
         return seconds_until_computed(lambda: train_chunk(it.plan, it.leaves, {}, state, it.data, steps))
 
     def through_the_loop() -> float:

@@ -57,7 +57,7 @@ class Experiment:
         "validation/accuracy", "what the best checkpoint is best at"
     )
     evaluate_every: Duration = structure(epochs(1), "how often to evaluate, and to save a checkpoint")
-    log_every: Duration = edge(steps(50), "how often to write a row of training metrics")
+    log_every: Duration = edge(steps(100), "how often to write a row of training metrics")
     norms: Literal["none", "layers", "activations"] = structure(
         "layers", "norms logged for each layer: of gradients, updates and parameters; with 'activations', of those too"
     )

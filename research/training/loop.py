@@ -8,7 +8,7 @@ the chunk before.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -24,6 +24,11 @@ from research.training.plan import Plan, boundary, milestones, next_stop, replic
 from research.training.rows import Rows, TooManySkipped
 from research.training.state import Parameters, State, as_flat
 from research.training.step import Data, nonfinite_paths, train_chunk
+
+WINDOWS = 32
+"""Windows of a chunk, at most."""
+QUICK = 0.2
+"""Seconds; a chunk that took less may be followed by one of more windows."""
 
 
 @dataclasses.dataclass
@@ -89,17 +94,18 @@ def fit(work: Work, edge: Edge, state: State, progress: Progress) -> tuple[State
         edge.show(row)
 
     rows = Rows(experiment, emit, edge.note, clock)
-    with contextlib.closing(_chunks(work, int(state.step), log_every, evaluate_every)) as chunks:
-        for start, end, data in chunks:
+    with contextlib.closing(_chunks(work, int(state.step), log_every, evaluate_every, rows)) as chunks:
+        for start, ends, data in chunks:
             if edge.interrupted() and rows.is_complete:
                 rows.settle()
                 save(edge.checkpoints, state, progress, best=False)
                 return state, "interrupted"
-            state, logged = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(end - start))
+            state, logged = train_chunk(plan, leaves, frozen, state, data, lengths(start, ends))
+            end = ends[-1]
             try:
-                rows.settle()  # that of the chunk before: the device is at work on this one
+                rows.settle()  # those of the chunk before: the device is at work on this one
                 is_evaluated = end % evaluate_every == 0 or end == plan.steps
-                rows.add(start, end, logged, is_last=is_evaluated or end % log_every == 0)
+                rows.add(start, ends, logged, is_last=is_evaluated or end % log_every == 0)
                 if is_evaluated:
                     rows.settle()
             except TooManySkipped as skipped:
@@ -120,23 +126,40 @@ def _is_out_of_patience(experiment: Experiment, progress: Progress) -> bool:
     return experiment.early_stopping is not None and progress.stale >= experiment.early_stopping.patience
 
 
-def _chunks(work: Work, step: int, log_every: int, evaluate_every: int) -> Iterator[tuple[int, int, Data]]:
-    """(first step, step after the last, data) of each chunk from `step` to the end."""
+def lengths(start: int, ends: Sequence[int]) -> np.ndarray:
+    """(WINDOWS,) uint32, the steps of the windows that begin at `start` and end at `ends`; 0 for those not needed."""
+    found = np.zeros(WINDOWS, np.uint32)
+    found[: len(ends)] = np.diff([start, *ends])
+    return found
+
+
+def _chunks(
+    work: Work, step: int, log_every: int, evaluate_every: int, rows: Rows
+) -> Iterator[tuple[int, list[int], Data]]:
+    """(first step, the steps at which its windows end, data) of each chunk from `step` to the end.
+
+    A chunk takes more windows while it is quick, since each costs the host some time, but none past an evaluation. How
+    many does not touch what is computed.
+    """
     plan, loaded = work.plan, work.loaded
     train = loaded.splits["train"]
     if not plan.streamed:
-        data = evaluation.to_device(plan, train, loaded.normalisation)
+        data, most = evaluation.to_device(plan, train, loaded.normalisation), 1
         while step < plan.steps:
-            end = next_stop(step, (log_every, evaluate_every), plan.steps)
-            yield step, end, data
-            step = end
+            stop = next_stop(step, (evaluate_every,), plan.steps)
+            ends = [next_stop(step, (log_every,), stop)]
+            while ends[-1] < stop and len(ends) < most:
+                ends.append(next_stop(ends[-1], (log_every,), stop))
+            yield step, ends, data
+            step = ends[-1]
+            most = min(2 * most, WINDOWS) if rows.seconds < QUICK else max(1, most // 2)
         return
     seed, size = work.experiment.data_seed, work.experiment.batch_size
     batches = feeding.stream(train, seed=seed, first_step=step, steps=plan.steps - step, batch_size=size)
     with contextlib.closing(batches):
         while step < plan.steps:
             end = next_stop(step, (log_every, evaluate_every, evaluation.STREAMED_CHUNK), plan.steps)
-            yield step, end, _stack(work, [next(batches) for _ in range(end - step)])
+            yield step, [end], _stack(work, [next(batches) for _ in range(end - step)])
             step = end
 
 

@@ -1,12 +1,13 @@
 """Rows of training metrics, from the sums that chunks leave on the device.
 
-A row covers the steps since the row before: its loss is the mean over their examples, its norms are those of the last
-step. The sums of a chunk are fetched only when the next chunk is under way, so that the device never waits.
+A row covers a window of steps, all those since the row before: its loss is the mean over their examples, its norms are
+those of the last step. What a chunk leaves is fetched only when the next one is under way, so that the device never
+waits.
 """
 
 import collections
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,8 +32,8 @@ class TooManySkipped(Exception):
 class _Pending(NamedTuple):
     """A chunk that the device may still be working on."""
 
-    step: int
-    steps: int
+    start: int
+    ends: Sequence[int]
     logged: dict[str, jax.Array]
     is_last: bool
     begun: float
@@ -54,34 +55,43 @@ class Rows:
         self._recent: collections.deque[tuple[int, float]] = collections.deque(maxlen=RECENT)
         self._speed_is_known = False
         self._free_since = time.perf_counter()
+        self.seconds = float("inf")
+        """What the chunk settled last took."""
 
     @property
     def is_complete(self) -> bool:
         """Whether the last chunk added was the last of its row, so that a run may stop here."""
         return not self._sums if self._pending is None else self._pending.is_last
 
-    def add(self, start: int, end: int, logged: dict[str, jax.Array], *, is_last: bool) -> None:
-        """Takes what a chunk of steps logs, which may not be computed yet; the row is emitted by `settle`."""
-        self._pending = _Pending(end, end - start, logged, is_last, time.perf_counter())
+    def add(self, start: int, ends: Sequence[int], logged: dict[str, jax.Array], *, is_last: bool) -> None:
+        """Takes what a chunk logs of its windows, which end at the steps `ends`, and may not be computed yet.
+
+        The rows are emitted by `settle`; unless `is_last`, the only window is but a part of its row.
+        """
+        self._pending = _Pending(start, ends, logged, is_last, time.perf_counter())
 
     def settle(self) -> None:
         """Waits for the chunk added last, and emits its row if it is complete. Raises TooManySkipped."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        logged = {name: np.asarray(value).item() for name, value in pending.logged.items()}
+        fetched = {name: np.asarray(values).tolist() for name, values in pending.logged.items()}
         rate = self._rate(pending)
+        for window, end in enumerate(pending.ends):
+            self._settle_window(end, {name: values[window] for name, values in fetched.items()}, pending.is_last, rate)
+
+    def _settle_window(self, end: int, logged: dict[str, float], is_last: bool, rate: float) -> None:
         longest, its_end = logged.pop("longest_skipped"), logged.pop("longest_skipped_end")
         for name in SUMS:
             self._sums[name] = self._sums.get(name, 0) + logged.pop(name)
-        if pending.is_last:
-            row = training_row(pending.step, self._sums)
+        if is_last:
+            row = training_row(end, self._sums)
             self._sums = {}
             self._emit({**row, **logged, "time": self._clock(), "examples_per_second": rate})
             if row["skipped"]:
-                self._note(f"step {pending.step}: {row['skipped']} step(s) skipped, loss or gradient not finite")
+                self._note(f"step {end}: {row['skipped']} step(s) skipped, loss or gradient not finite")
         if longest >= self._experiment.patience_nonfinite:
-            raise TooManySkipped(longest, its_end)
+            raise TooManySkipped(int(longest), int(its_end))
 
     def pause(self) -> None:
         """Says that the device did something else until now."""
@@ -90,9 +100,9 @@ class Rows:
     def _rate(self, pending: _Pending) -> float:
         """Examples a second, over the last chunks; of the first chunk, which waited for the compiler, alone."""
         now = time.perf_counter()
-        seconds = now - max(self._free_since, pending.begun)
+        self.seconds = now - max(self._free_since, pending.begun)
         self._free_since = now
-        self._recent.append((pending.steps * self._experiment.batch_size, seconds))
+        self._recent.append(((pending.ends[-1] - pending.start) * self._experiment.batch_size, self.seconds))
         rate = sum(examples for examples, _ in self._recent) / max(1e-9, sum(taken for _, taken in self._recent))
         if not self._speed_is_known:
             self._recent.clear()

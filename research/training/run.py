@@ -132,7 +132,9 @@ def rehearse(experiment: Experiment, plan: Plan, loaded: Loaded) -> None:
     leaves = boundary(experiment)
     state, frozen = jax.eval_shape(functools.partial(step.initial_state, plan), leaves)
     data = evaluation.data_shapes(plan, experiment, loaded)
-    jax.eval_shape(functools.partial(step.train_chunk, plan), leaves, frozen, state, data["train"], np.uint32(1))
+    jax.eval_shape(
+        functools.partial(step.train_chunk, plan), leaves, frozen, state, data["train"], loop.lengths(0, [1])
+    )
     jax.eval_shape(
         functools.partial(evaluation.evaluate_block, plan), leaves, frozen, *state.used(), data["test"], np.int32(1)
     )

@@ -3,9 +3,10 @@
     for each step:  batch -> loss and gradient -> update -> average
                     (and nothing but the step counter, where loss or gradient is not finite)
 
-A chunk is one compiled loop with the state donated, and the number of its steps is a value: one program serves every
-length, so that a run stopped anywhere and resumed computes exactly what it would have computed. (`lax.scan` compiles
-one program a length, and XLA may unroll and so round a short one otherwise.)
+A chunk is one compiled loop with the state donated, over windows of steps, each of which becomes a row of metrics. How
+many windows and steps there are is a value: one program serves every length, so that a run stopped anywhere and resumed
+computes exactly what it would have computed. (`lax.scan` compiles one program a length, and XLA may unroll and so round
+a short one otherwise.)
 """
 
 import dataclasses
@@ -213,13 +214,41 @@ def averaged(experiment: Experiment, state: State, trainable: Parameters, model_
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def train_chunk(
-    plan: Plan, experiment: Experiment, frozen: Parameters, state: State, data: Data, steps: jax.Array
+    plan: Plan, experiment: Experiment, frozen: Parameters, state: State, data: Data, windows: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
-    """The state after `steps` more steps, and what is logged of them.
+    """The state after some windows of steps, and what is logged of each: {name: (windows,) float32}.
 
-    Logged are sums over the chunk (loss, correct, count, ...), and of its last step the learning rate and the norms.
+    windows: (windows,) uint32, the steps of each window; those at the end may have none, and log zeros.
     """
     first_step = state.step
+    arguments = (frozen, state, data, windows[0], first_step)
+    _, logged = jax.eval_shape(functools.partial(train_window, plan, experiment), *arguments)
+    names = sorted(logged)
+
+    def one_window(index, carry):
+        state, rows = carry
+        state, logged = train_window(plan, experiment, frozen, state, data, windows[index], first_step)
+        row = jnp.stack([logged[name].astype(jnp.float32) for name in names])  # one array is written, not dozens
+        return state, rows.at[index].set(row)
+
+    rows = jnp.zeros((windows.size, len(names)), jnp.float32)
+    state, rows = jax.lax.fori_loop(0, jnp.sum(windows > 0), one_window, (state, rows))
+    return state, {name: rows[:, column] for column, name in enumerate(names)}
+
+
+def train_window(
+    plan: Plan,
+    experiment: Experiment,
+    frozen: Parameters,
+    state: State,
+    data: Data,
+    steps: jax.Array,
+    first_step: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """The state after `steps` more steps, one at least, and what is logged of them; `first_step` is the chunk's.
+
+    Logged are sums over the window (loss, correct, count, ...), and of its last step the learning rate and the norms.
+    """
 
     def one_step(_, carry):
         state, totals, _, longest = carry

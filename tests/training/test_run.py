@@ -200,7 +200,7 @@ def _stop_after(folder):
 
     @contextlib.contextmanager
     def signals():
-        yield lambda: "SIGTERM" if count_rows(folder) > 4 else None
+        yield lambda: "SIGTERM" if count_rows(folder) > 3 else None
 
     return signals
 

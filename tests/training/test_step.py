@@ -29,11 +29,17 @@ def begin(experiment):
     return plan, leaves, frozen, state, to_device(plan, loaded.splits["train"], loaded.normalisation)
 
 
+def chunk(plan, leaves, frozen, state, data, steps):
+    """A chunk of one window, and what is logged of it."""
+    state, logged = train_chunk(plan, leaves, frozen, state, data, jnp.asarray(steps, jnp.uint32)[None])
+    return state, {name: values[0] for name, values in logged.items()}
+
+
 def run(experiment, chunks=(5,)):
     """The state after chunks of the given lengths, and what was logged of the last."""
     plan, leaves, frozen, state, data = begin(experiment)
     for count in chunks:
-        state, logged = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(count))
+        state, logged = chunk(plan, leaves, frozen, state, data, jnp.uint32(count))
     return state, logged
 
 
@@ -105,7 +111,7 @@ def test_no_leaf_causes_a_second_trace(tiny):
     before = len(traces)
     for path, value in (("optimizer.learning_rate", 7), ("optimizer.weight_decay", 0.3), ("seed", 5), ("clip", 9)):
         leaves = boundary(override(base, path, value))
-        state, _ = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(3))
+        state, _ = chunk(plan, leaves, frozen, state, data, jnp.uint32(3))
     assert len(traces) == before
 
 
@@ -128,19 +134,24 @@ def test_dropout_momentum_and_augmentation_strength_compile_once(tiny):
         override(base, "augmentation.shift", 0.0),
         override(base, "optimizer.momentum", 0.1),
     ):
-        state, logged = train_chunk(plan, boundary(changed), frozen, state, data, jnp.uint32(2))
+        state, logged = chunk(plan, boundary(changed), frozen, state, data, jnp.uint32(2))
         assert np.isfinite(logged["loss"])
     assert train_chunk._cache_size() == 1
     with_none = override(base, "model.dropout", None)
-    train_chunk(make_plan(with_none, base.data.load()), boundary(with_none), frozen, state, data, jnp.uint32(1))
+    chunk(make_plan(with_none, base.data.load()), boundary(with_none), frozen, state, data, jnp.uint32(1))
     assert train_chunk._cache_size() == 2  # absence is structure: the check above can fail
 
 
 def test_a_chunk_of_steps_is_the_steps_one_by_one(tiny):
     experiment = tiny(model=MLP(depth=2, width=8, dropout=0.3), optimizer=AdamW(), average=0.9)
     together, _ = run(experiment, chunks=(7,))
-    apart, _ = run(experiment, chunks=(1, 2, 1, 3))
+    apart, logged = run(experiment, chunks=(1, 2, 1, 3))
     assert_same(together, apart)
+    plan, leaves, frozen, state, data = begin(experiment)
+    windows, rows = train_chunk(plan, leaves, frozen, state, data, jnp.array([1, 2, 1, 3, 0, 0], jnp.uint32))
+    assert_same(together, windows)
+    assert {name: values[3] for name, values in rows.items()} == logged
+    np.testing.assert_array_equal(rows["count"], [16, 32, 16, 48, 0, 0])
 
 
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tiny):
@@ -168,7 +179,7 @@ def test_average_follows_its_recursion(tiny):
     plan, leaves, frozen, state, data = begin(experiment)
     expected = {path: np.asarray(value, np.float64) for path, value in state.trainable.items()}
     for step in range(6):
-        state, _ = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(1))
+        state, _ = chunk(plan, leaves, frozen, state, data, jnp.uint32(1))
         decay = min(0.3, (1 + step) / (10 + step))
         expected = {p: decay * expected[p] + (1 - decay) * np.asarray(state.trainable[p]) for p in expected}
     for path, value in state.average["trainable"].items():
@@ -181,7 +192,7 @@ def test_frozen_parameters_are_no_part_of_the_state(tiny, optimizer):
     experiment = tiny(partition=Partition(rules=(train("head/.*"), freeze("block_.*"))), optimizer=optimizer)
     plan, leaves, frozen, state, data = begin(experiment)
     before = {path: np.array(value) for path, value in frozen.items()}
-    state, logged = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(5))
+    state, logged = chunk(plan, leaves, frozen, state, data, jnp.uint32(5))
     assert set(state.trainable) == {"head/kernel", "head/bias"}
     assert not any("block_" in key for key in as_flat(state))
     assert not any("block_" in key for key in logged)
@@ -198,7 +209,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(tiny, affine
     seen = [np.isinf(inputs[order.indices(0, s, batch_size=16, examples=50)]).any() for s in range(6)]
     states = [jax.tree.map(np.array, state)]
     for _ in range(6):
-        state, _ = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(1))
+        state, _ = chunk(plan, leaves, frozen, state, data, jnp.uint32(1))
         states.append(jax.tree.map(np.array, state))
     in_row = 0
     for s, bad in enumerate(seen):
@@ -220,7 +231,7 @@ def test_nonfinite_gradients_are_named(tiny, affine):
     experiment = tiny(model=affine)
     plan, leaves, frozen, state, data = begin(experiment)
     data = data._replace(inputs=data.inputs.at[:].set(jnp.nan))
-    state, _ = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(2))
+    state, _ = chunk(plan, leaves, frozen, state, data, jnp.uint32(2))
     bad = nonfinite_paths(plan, leaves, frozen, state, data, state.step - 1)
     assert {path for path, value in bad.items() if value} == {"head/kernel", "head/bias"}
 
@@ -246,9 +257,9 @@ def test_the_seed_of_the_data_orders_examples_and_the_other_does_not(tiny):
 def test_norms_by_layer_are_those_of_the_last_step(tiny):
     experiment = tiny(norms="activations")
     plan, leaves, frozen, state, data = begin(experiment)
-    state, _ = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(2))
+    state, _ = chunk(plan, leaves, frozen, state, data, jnp.uint32(2))
     before = {path: np.array(value, np.float64) for path, value in state.trainable.items()}
-    state, logged = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(1))
+    state, logged = chunk(plan, leaves, frozen, state, data, jnp.uint32(1))
     after = {path: np.array(value, np.float64) for path, value in state.trainable.items()}
     for layer in ("block_00/dense", "head"):
         names = [f"{layer}/kernel", f"{layer}/bias"]
@@ -279,8 +290,8 @@ def test_streamed_batches_give_the_steps_of_arrays_in_memory(tiny):
     streamed = dataclasses.replace(plan, streamed=True)
     index = np.stack([order.indices(0, s, batch_size=16, examples=50) for s in range(6)])
     batches = Data(jnp.asarray(inputs[index]), jnp.asarray(labels[index]), data.normalisation)
-    a, _ = train_chunk(streamed, leaves, frozen, begin(experiment)[3], batches, jnp.uint32(6))
-    b, _ = train_chunk(plan, leaves, frozen, state, data, jnp.uint32(6))
+    a, _ = chunk(streamed, leaves, frozen, begin(experiment)[3], batches, jnp.uint32(6))
+    b, _ = chunk(plan, leaves, frozen, state, data, jnp.uint32(6))
     assert_same(a, b)
 
 

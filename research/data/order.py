@@ -25,6 +25,7 @@ from jaxtyping import ArrayLike, Int32, UInt32
 from research.errors import UserError
 
 LARGEST_EXAMPLES = 2**31 - 1
+ROUNDS = 8  # that are written out; more are a loop of so many
 
 
 def indices(seed: ArrayLike, step: ArrayLike, *, batch_size: int, examples: int) -> Int32[ArrayLike, "batch"]:
@@ -117,7 +118,7 @@ def _digits(examples: int) -> tuple[int, int]:
 
 def _rounds(examples: int) -> int:
     """Enough that any pair of places is equally likely to hold any pair of examples; tiny digits mix slowly."""
-    return 8 if examples >= 128 else 32
+    return ROUNDS if examples >= 128 else 4 * ROUNDS
 
 
 def _keys(seed, epoch):
@@ -130,10 +131,22 @@ def _keys(seed, epoch):
 def _permute(xp, keys, high, low, rounds, numbers):
     """One pass of the network over Z_high x Z_low."""
     first, second = keys
-    left, right = numbers // np.uint32(low), numbers % np.uint32(low)
-    for number in range(0, rounds, 2):
-        left = _shift(xp, left, right ^ (first + np.uint32(number) * second), high)
-        right = _shift(xp, right, left ^ (first + np.uint32(number + 1) * second), low)
+
+    def several(index, digits):
+        left, right = digits
+        start = xp.asarray(index).astype(np.uint32) * np.uint32(ROUNDS)
+        for number in range(0, ROUNDS, 2):
+            left = _shift(xp, left, right ^ (first + (start + np.uint32(number)) * second), high)
+            right = _shift(xp, right, left ^ (first + (start + np.uint32(number + 1)) * second), low)
+        return left, right
+
+    digits = numbers // np.uint32(low), numbers % np.uint32(low)
+    if rounds == ROUNDS:
+        left, right = several(0, digits)
+    elif xp is jnp:  # a loop, since LLVM's time for a chain of these doubles with every operation (jaxlib 0.11)
+        left, right = jax.lax.fori_loop(0, rounds // ROUNDS, several, digits)
+    else:
+        left, right = functools.reduce(lambda digits, index: several(index, digits), range(rounds // ROUNDS), digits)
     return left * np.uint32(low) + right
 
 

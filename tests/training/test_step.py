@@ -15,6 +15,7 @@ from research.models import MLP
 from research.parameters.partition import Partition, freeze, train
 from research.training import SGD, AdamW, CrossEntropy, Momentum
 from research.training.evaluation import to_device
+from research.training.loop import lengths
 from research.training.plan import boundary, make_plan, replicate
 from research.training.state import as_flat, from_flat
 from research.training.step import Data, batch_at, initial_state, nonfinite_paths, train_chunk
@@ -31,7 +32,7 @@ def begin(experiment):
 
 def chunk(plan, leaves, frozen, state, data, steps):
     """A chunk of one window, and what is logged of it."""
-    state, logged = train_chunk(plan, leaves, frozen, state, data, jnp.asarray(steps, jnp.uint32)[None])
+    state, logged = train_chunk(plan, leaves, frozen, state, data, lengths(0, [steps]))
     return state, {name: values[0] for name, values in logged.items()}
 
 

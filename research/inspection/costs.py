@@ -1,0 +1,257 @@
+"""What a program computes, counted from its equations, layer by layer.
+
+    costs(program, parameters)["stage_0/convolution_0"]     == Cost(multiply_adds=..., flops=..., moved=...)
+
+A contraction of m numbers costs m multiply-adds, or 2 m FLOPs, for each number that comes out; everything else costs a
+FLOP for each floating-point number it computes, transcendental ones included; what only moves numbers costs none. A
+loop's body counts as often as it runs. What nobody uses is not counted, for it is not run.
+
+An equation belongs to the layer in whose name scope it was traced (Flax opens one for each), or else to that whose
+parameter it reads, or whose parameter's gradient it is for; what is left belongs to "".
+"""
+
+import functools
+import math
+import operator
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from research.inspection.program import Branches, Loop, Once, called, scope, use, use_of_body
+
+
+class Cost(NamedTuple):
+    """What is computed: in multiply-adds of contractions, and in FLOPs of everything.
+
+    moved: bytes that contractions, windows and look-ups read and write, if each reads its operands from memory once
+    and writes its results once, and everything else is fused with them; the least that can be hoped for.
+    """
+
+    multiply_adds: int = 0
+    flops: int = 0
+    moved: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(*(a - b for a, b in zip(self, other, strict=True)))
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(*(a * times for a in self))
+
+
+class Costs(NamedTuple):
+    """The cost of each layer, and what about it is not known."""
+
+    by_layer: dict[str, Cost]
+    notes: tuple[str, ...]
+
+    def total(self) -> Cost:
+        """Of all layers."""
+        return sum(self.by_layer.values(), Cost())
+
+
+def costs(
+    program: ClosedJaxpr,
+    parameters: Mapping[int, str],
+    *,
+    layers: Sequence[str] = (),
+    goals: Sequence[str | None] = (),
+    padding: bool = True,
+) -> Costs:
+    """The cost of each layer of a program, {layer: Cost}; "" is what belongs to none.
+
+    parameters: which operands of the program are parameters, {position: path}.
+    layers: the layers that name scopes may name; those of the parameters are known.
+    goals: of which parameter each result is the gradient; None, or nothing at all, for other results.
+    padding: whether products with padding count, as in the literature; XLA's own count leaves them out.
+    """
+    counter = _Counter(_prefixes([*layers, *map(layer_of, parameters.values())]), padding)
+    goals = list(goals) or [None] * len(program.jaxpr.outvars)
+    counter.goals = goals
+    owners = [frozenset([parameters[i]] if i in parameters else ()) for i in range(len(program.jaxpr.invars))]
+    counter.visit(program.jaxpr, owners, [1 << i for i in range(len(goals))], 1, "")
+    return Costs(dict(counter.found), tuple(counter.notes))
+
+
+def layer_of(path: str) -> str:
+    """The layer of a parameter: its path without the last part."""
+    return path.rpartition("/")[0] or path
+
+
+def _prefixes(layers: Sequence[str]) -> set[str]:
+    found = set()
+    for layer in layers:
+        parts = layer.split("/")
+        found |= {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    return found
+
+
+class _Counter:
+    """Goes through a program and adds up."""
+
+    def __init__(self, layers: set[str], padding: bool):
+        self.layers, self.padding = layers, padding
+        self.goals: list[str | None] = []
+        self.found: dict[str, Cost] = defaultdict(Cost)
+        self.notes: dict[str, None] = {}
+
+    def visit(
+        self, body: Jaxpr, owners: list[frozenset[str]], wanted: list[int], times: int, around: str
+    ) -> list[frozenset[str]]:
+        """Counts a body that is run `times`, and returns which parameters alone each result is made of, if any."""
+        made_of = dict(zip(body.invars, owners, strict=True))
+        purposes, _ = use(body, wanted)
+        for equation, of_results in zip(body.eqns, purposes, strict=True):
+            if not any(of_results):
+                continue
+            operands = [self._owners(made_of, variable) for variable in equation.invars]
+            results = self._equation(equation, operands, of_results, times, scope(equation, self.layers, around))
+            made_of.update(zip(equation.outvars, results, strict=True))
+        return [self._owners(made_of, variable) for variable in body.outvars]
+
+    @staticmethod
+    def _owners(made_of, variable) -> frozenset[str]:
+        return frozenset() if isinstance(variable, Literal) else made_of.get(variable, frozenset())
+
+    def _equation(self, equation: JaxprEqn, operands, wanted: list[int], times: int, around: str):
+        match called(equation):
+            case Once(body, devices):
+                return self.visit(body, operands, wanted, times * devices, around)
+            case Branches((body,)):
+                return self.visit(body, operands[1:], wanted, times, around)
+            case Branches(bodies):
+                return self._dearest(bodies, operands[1:], wanted, times, around)
+            case Loop() as loop:
+                if loop.length is None:
+                    self.notes["a `while` runs as long as the data tells: one iteration is counted"] = None
+                own = operands[loop.skipped :]
+                inside = [frozenset() if i - loop.constants in range(loop.carried) else o for i, o in enumerate(own)]
+                ending = use_of_body(loop, wanted)
+                self.visit(loop.body, inside, ending, times * (1 if loop.length is None else loop.length), around)
+                return [frozenset()] * len(wanted)
+        cost = equation_cost(equation, padding=self.padding)
+        if any(cost):
+            self.found[around or self._owner(operands, wanted)] += cost * times
+        return [frozenset().union(*operands) if _only_parameters(equation, operands) else frozenset()] * len(wanted)
+
+    def _dearest(self, bodies, operands, wanted, times, around):
+        """Of branches that the data chooses, the one with the most FLOPs counts."""
+        each = []
+        for body in bodies:
+            counter = _Counter(self.layers, self.padding)
+            counter.goals = self.goals
+            results = counter.visit(body, operands, wanted, times, around)
+            each.append((sum(cost.flops for cost in counter.found.values()), counter, results))
+        flops, dearest, results = max(each, key=lambda one: one[0])
+        if any(other != flops for other, _, _ in each):
+            self.notes["the data chooses between branches: the dearest is counted"] = None
+        for layer, cost in dearest.found.items():
+            self.found[layer] += cost
+        self.notes |= dearest.notes
+        return results
+
+    def _owner(self, operands, wanted: list[int]) -> str:
+        """The layer of an equation without a scope: of the parameter that it reads, or whose gradient it is for."""
+        read = {layer_of(path) for paths in operands for path in paths}
+        if len(read) == 1:
+            return read.pop()
+        purposes = functools.reduce(operator.or_, wanted)
+        served = {self.goals[i] for i in range(len(self.goals)) if purposes >> i & 1}
+        if len(served) == 1 and (goal := served.pop()) is not None:
+            return layer_of(goal)
+        return ""
+
+
+def _only_parameters(equation: JaxprEqn, operands) -> bool:
+    """Whether every operand that is no constant is made of parameters alone."""
+    arrays = [o for v, o in zip(equation.invars, operands, strict=True) if not isinstance(v, Literal) and v.aval.shape]
+    return bool(arrays) and all(arrays)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One equation
+
+_MOVES = (
+    "bitcast_convert_type broadcast broadcast_in_dim concatenate convert_element_type copy copy_p device_put "
+    "dynamic_slice dynamic_update_slice expand_dims gather iota name optimization_barrier pad pvary real reshape "
+    "reduce_precision rev reshard sharding_constraint slice split squeeze stop_gradient transpose random_wrap "
+    "random_unwrap random_fold_in random_bits random_seed threefry2x32 select_and_gather_add platform_index"
+)
+MOVES = frozenset(_MOVES.split())
+"""What computes nothing in floating point."""
+
+
+def equation_cost(equation: JaxprEqn, *, padding: bool = True) -> Cost:
+    """The cost of one operation, run once."""
+    name = equation.primitive.name
+    outputs = [variable.aval for variable in equation.outvars]
+    inputs = [variable.aval for variable in equation.invars]
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        products = _size(outputs[0]) * math.prod(inputs[0].shape[axis] for axis in contracted)
+        return Cost(products, 2 * products, _bytes(inputs, outputs))
+    if name == "conv_general_dilated":
+        products = convolution_products(equation, padding=padding)
+        return Cost(products, 2 * products, _bytes(inputs, outputs))
+    if name in ("gather", "scatter", "scatter-add", "scatter_add"):
+        moved = 2 * _bytes(inputs[2:] or outputs) + _bytes(inputs[1:2])
+        return Cost(0, _size(inputs[2]) if name.endswith("add") else 0, moved)
+    if name in MOVES or not any(np.issubdtype(getattr(a, "dtype", np.int32), np.inexact) for a in [*inputs, *outputs]):
+        return Cost()
+    if name.startswith("reduce_window") or name.startswith("select_and_"):
+        window = math.prod(equation.params["window_dimensions"])
+        return Cost(0, _size(outputs[0]) * max(window - 1, 1), _bytes(inputs, outputs))
+    if name.startswith("reduce_") or name.startswith("arg"):
+        return Cost(0, max(_size(inputs[0]) - _size(outputs[0]), 0))
+    if name == "fft":
+        lengths = equation.params["fft_lengths"]
+        count = max(_size(inputs[0]), _size(outputs[0]))
+        return Cost(0, round(5 * count * math.log2(max(math.prod(lengths), 2))), _bytes(inputs, outputs))
+    if name == "sort":
+        last = inputs[0].shape[equation.params["dimension"]]
+        return Cost(0, round(_size(inputs[0]) * math.log2(max(last, 2))))
+    each = {"mul": 6, "div": 11, "add": 2, "sub": 2}.get(name, 1) if _is_complex(outputs[0]) else 1
+    return Cost(0, each * max(map(_size, outputs)))
+
+
+def convolution_products(equation: JaxprEqn, *, padding: bool = True) -> int:
+    """The products that a convolution computes, those with the holes between spread inputs left out.
+
+    Without those with padding, it is what XLA counts. With them, each output sees its whole window, or, where there are fewer
+    inputs than outputs (a transposed convolution, the gradient of one), each input is seen by its whole window.
+    """
+    inputs, kernel = (variable.aval.shape for variable in equation.invars[:2])
+    outputs, how = equation.outvars[0].aval.shape, equation.params
+    numbers = how["dimension_numbers"]
+    products = outputs[numbers.out_spec[0]] * outputs[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
+    for i, (low, _) in enumerate(how["padding"]):
+        size, window = inputs[numbers.lhs_spec[2 + i]], kernel[numbers.rhs_spec[2 + i]]
+        positions = outputs[numbers.out_spec[2 + i]]
+        place = np.arange(positions)[:, None] * how["window_strides"][i] - low
+        place = place + np.arange(window) * how["rhs_dilation"][i]
+        spread = how["lhs_dilation"][i]
+        on_an_input = place % spread == 0
+        if padding:
+            products *= min(int(on_an_input.sum()), size * window)
+        else:
+            products *= int((on_an_input & (place >= 0) & (place < (size - 1) * spread + 1)).sum())
+    return products
+
+
+def _size(array) -> int:
+    return math.prod(getattr(array, "shape", ()))
+
+
+def _is_complex(array) -> bool:
+    return np.issubdtype(getattr(array, "dtype", np.int32), np.complexfloating)
+
+
+def _bytes(*arrays) -> int:
+    return sum(
+        _size(array) * array.dtype.itemsize for several in arrays for array in several if hasattr(array, "dtype")
+    )

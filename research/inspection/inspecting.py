@@ -1,0 +1,484 @@
+"""Depth, parameters and cost of a function of (parameters, inputs), read off its trace without allocating a number.
+
+    inspection = inspect(apply, parameters, inputs)      # arrays, or jax.ShapeDtypeStruct in their place
+    print(inspection)                                    # a table of its layers, and what they come to
+    inspection.depth.longest                             # contractions with a parameter from input to output
+    inspection.layer("block_03/dense_0").forward.multiply_adds
+
+`apply` may be any pure function: nothing about it is declared. A Flax module takes one call as well:
+
+    inspect_module(module, inputs, train=False)
+"""
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from research.errors import UserError
+from research.inspection.costs import Cost, Costs, costs, layer_of
+from research.inspection.flow import Flow, Node, Parameter, Use, follow
+from research.inspection.memory import bytes_of, kept
+from research.parameters.paths import views
+
+
+class Layer(NamedTuple):
+    """A layer: what has parameters of its own, or computes something in a name scope of its own."""
+
+    path: str
+    kind: str
+    """dense, convolution, depthwise, attention, embedding, recurrent, norm, scale, bias, head; "operations" for what
+    has no parameters, "unused" for parameters that no data meets, "other" for those used in another way."""
+    input: tuple[int, ...] | None
+    """The shape of an example as it comes in, without the batch."""
+    output: tuple[int, ...] | None
+    weights: int
+    biases: int
+    formula: str
+    """The number of parameters as it follows from the sizes of the layer: "3*3*16*32 + 32"."""
+    bytes: int
+    trainable: int
+    """How many of the parameters are trained."""
+    depth: int
+    """Contractions on the longest path from the input to here, this one included."""
+    field: tuple[int, ...] | None
+    """Positions of the input that an output in the midst hangs on, along each axis."""
+    forward: Cost
+    backward: Cost
+    optimizer_bytes: int
+    activation_bytes: int
+    """Of what is kept of its outputs for the backward pass."""
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.weights + self.biases
+
+
+class Depth(NamedTuple):
+    """How deep a network is, in contractions with a parameter on a path from an input to an output."""
+
+    longest: int
+    shortest: int
+    paths: dict[int, int]
+    """{length: how many paths}"""
+    with_norms: int
+    """Contractions and norms on the path with the most of both."""
+    blocks: int
+    """Numbered layers that hold layers."""
+    operations: int
+    """On the longest chain of operations that wait for one another; what only moves numbers is not one."""
+
+    def mean(self) -> float:
+        """The mean length of a path."""
+        return sum(length * count for length, count in self.paths.items()) / max(sum(self.paths.values()), 1)
+
+
+class Memory(NamedTuple):
+    """Bytes of what a step of training holds."""
+
+    parameters: int
+    frozen: int
+    """Of the parameters' bytes, those that are not trained."""
+    gradients: int
+    optimizer: int
+    activations: int
+    """Kept for the backward pass, if what is cheap is computed again: what a compiler keeps at least."""
+    residuals: int
+    """What differentiation asks to keep (`jax.vjp`), before a compiler looks at it."""
+
+    @property
+    def total(self) -> int:
+        """Parameters, gradients, optimizer state and activations."""
+        return self.parameters + self.gradients + self.optimizer + self.activations
+
+
+class Inspection(NamedTuple):
+    """What is known of a network before a step of it is run. Costs and activations are those of the whole batch."""
+
+    name: str
+    batch: int
+    layers: tuple[Layer, ...]
+    depth: Depth
+    field: tuple[int, ...] | None
+    memory: Memory
+    notes: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Of all layers."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that are trained."""
+        return sum(layer.trainable for layer in self.layers)
+
+    @property
+    def forward(self) -> Cost:
+        """The cost of a forward pass."""
+        return sum((layer.forward for layer in self.layers), Cost())
+
+    @property
+    def backward(self) -> Cost:
+        """The cost of the backward pass: the gradient with respect to what is trained, no more."""
+        return sum((layer.backward for layer in self.layers), Cost())
+
+    def layer(self, path: str) -> Layer:
+        """The layer at a path. KeyError if there is none."""
+        for layer in self.layers:
+            if layer.path == path:
+                return layer
+        raise KeyError(path)
+
+    def by(self, attribute: str) -> dict[Any, list[Layer]]:
+        """The layers by their kind or depth."""
+        groups: dict[Any, list[Layer]] = {}
+        for layer in self.layers:
+            groups.setdefault(getattr(layer, attribute), []).append(layer)
+        return groups
+
+    def __str__(self) -> str:
+        from research.inspection.tables import as_text
+
+        return as_text(self)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Looking
+
+
+def inspect_module(module: Any, inputs: Any, *, name: str = "", **arguments: Any) -> Inspection:
+    """The inspection of a Flax module, or of anything with its `init` and `apply`, on inputs or their shapes.
+
+    arguments: what else its `__call__` is given, such as `train=False`. Its state (running averages) is no parameter.
+    """
+    init = lambda inputs: module.init(jax.random.key(0), inputs, **arguments)  # noqa: E731
+    variables = dict(_traced(lambda: jax.eval_shape(init, as_shapes(inputs)), module, inputs))
+    parameters = variables.pop("params", {})
+
+    def apply(parameters, inputs, state):
+        return module.apply({"params": parameters, **state}, inputs, **arguments)
+
+    return inspect(apply, parameters, inputs, constants=(variables,), name=name or type(module).__name__)
+
+
+def inspect(
+    function: Callable[..., Any],
+    parameters: Any,
+    inputs: Any,
+    *,
+    constants: Sequence[Any] = (),
+    loss: Callable[..., Any] | None = None,
+    frozen: Collection[str] = (),
+    stacks: Mapping[str, int | range] | None = None,
+    optimizer_bytes: Mapping[str, int] | None = None,
+    padding: bool = True,
+    name: str = "",
+) -> Inspection:
+    """The inspection of `function(parameters, inputs, *constants)`.
+
+    parameters, inputs, constants: trees of arrays, or of anything with a shape and a dtype in their place; the first
+        axis of the inputs is the batch.
+    loss: `loss(parameters, inputs, *constants)`, what training takes the gradient of; the sum of the outputs if None.
+    frozen: the paths of parameters that are not trained.
+    stacks: which layers hold several equal blocks stacked, as `parameters.views` wants it: they get rows of their own.
+    optimizer_bytes: the bytes of optimizer state for each trained parameter, by path.
+    padding: whether products with padding count, as they do in the literature.
+
+    Raises UserError for a function that cannot be traced on these shapes.
+    """
+    parameters, inputs, constants = as_shapes(parameters), as_shapes(inputs), as_shapes(tuple(constants))
+    leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
+    by_path = {_path(keys): leaf for keys, leaf in leaves}
+    name = name or getattr(function, "__name__", type(function).__name__)
+    batch = next((leaf.shape[0] for leaf in jax.tree.leaves(inputs) if leaf.shape), 1)
+    trained = [path for path in by_path if path not in frozen]
+
+    def on_paths(function):
+        """The same function of (trained, frozen, inputs, constants), with parameters by path."""
+
+        def call(trained, frozen, inputs, constants):
+            given = {**trained, **frozen}
+            return function(jax.tree.unflatten(tree, [given[path] for path in by_path]), inputs, *constants)
+
+        return call
+
+    arguments = ({p: by_path[p] for p in trained}, {p: by_path[p] for p in by_path if p in frozen}, inputs, constants)
+    names = [*sorted(trained), *sorted(frozen)]
+    layers = _scopes(by_path)
+
+    def trace(function):
+        return _traced(lambda: jax.make_jaxpr(function)(*arguments), name, inputs)
+
+    program = trace(on_paths(function))
+    flow = follow(program, dict(enumerate(names)), range(len(names), len(names) + len(jax.tree.leaves(inputs))))
+    forward = costs(program, dict(enumerate(names)), layers=layers, padding=padding)
+
+    of_loss = on_paths(loss or (lambda *arguments: _total(function(*arguments))))
+    backward, activations, residuals = Costs({}, ()), [], 0
+    if trained:
+        plain = costs(trace(of_loss), dict(enumerate(names)), layers=layers, padding=padding)
+        both = costs(
+            trace(jax.value_and_grad(of_loss)),
+            dict(enumerate(names)),
+            layers=layers,
+            goals=[None, *sorted(trained)],
+            padding=padding,
+        )
+        backward = Costs(_difference(both.by_layer, plain.by_layer), both.notes)
+        activations, residuals = _kept(trace(_linearised(of_loss)), layers)
+    rows = _layers(by_path, flow, forward, backward, activations, set(frozen), stacks or {}, optimizer_bytes or {})
+    total = sum(map(bytes_of, by_path.values()))
+    gradients = sum(bytes_of(by_path[path]) for path in trained)
+    return Inspection(
+        name=name,
+        batch=batch,
+        layers=tuple(rows),
+        depth=Depth(
+            longest=max(flow.paths, default=0),
+            shortest=min(flow.paths, default=0),
+            paths=flow.paths,
+            with_norms=flow.with_norms,
+            blocks=len({block for row in rows if row.parameters and (block := block_of(row.path))}),
+            operations=flow.operations,
+        ),
+        field=flow.field and flow.field.size(),
+        memory=Memory(
+            parameters=total,
+            frozen=total - gradients,
+            gradients=gradients,
+            optimizer=sum((optimizer_bytes or {}).values()),
+            activations=sum(array.bytes for array in activations),
+            residuals=residuals,
+        ),
+        notes=tuple(dict.fromkeys((*flow.notes, *forward.notes, *backward.notes))),
+    )
+
+
+def as_shapes(tree: Any) -> Any:
+    """A tree of shapes and dtypes in the place of arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
+
+
+def block_of(path: str) -> str | None:
+    """The innermost numbered layer around a layer, "stage_0/block_1" of "stage_0/block_1/norm_0", if there is one."""
+    around = path.rpartition("/")[0]
+    while around and not re.search(r"(\d+|\[\d+\])$", around):
+        around = around.rpartition("/")[0]
+    return around or None
+
+
+def _traced(trace: Callable[[], Any], what: Any, inputs: Any) -> Any:
+    try:
+        return trace()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's function may raise
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(as_shapes(inputs)))
+        name = what if isinstance(what, str) else type(what).__name__
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{name} cannot be traced on inputs {shapes}: {type(error).__name__}: {reason[0] if reason else ''}"
+        ) from error
+
+
+def _path(keys: Sequence[Any]) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in keys)
+
+
+def _scopes(paths: Collection[str]) -> list[str]:
+    return [layer_of(path) for path in paths]
+
+
+def _total(outputs: Any) -> Any:
+    """The sum of all floating-point numbers among the outputs."""
+    floating = [leaf for leaf in jax.tree.leaves(outputs) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in floating)
+
+
+def _linearised(function):
+    def residuals(trained, *others):
+        _, pull_back = jax.vjp(lambda trained: function(trained, *others), trained)
+        return jax.tree.leaves(pull_back)
+
+    return residuals
+
+
+def _kept(program, layers):
+    """What is kept for the backward pass, and the bytes that differentiation asks for."""
+    arguments = set(program.jaxpr.invars)
+    results = program.jaxpr.outvars
+    asked = {variable for variable in results if not hasattr(variable, "val") and variable not in arguments}
+    return kept(program, range(len(results)), _prefixes(layers)), sum(bytes_of(variable.aval) for variable in asked)
+
+
+def _prefixes(layers: Collection[str]) -> set[str]:
+    parts = [layer.split("/") for layer in layers]
+    return {"/".join(names[:end]) for names in parts for end in range(1, len(names) + 1)}
+
+
+def _difference(a: Mapping[str, Cost], b: Mapping[str, Cost]) -> dict[str, Cost]:
+    return {layer: a.get(layer, Cost()) - b.get(layer, Cost()) for layer in dict.fromkeys((*a, *b))}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers
+
+
+def _layers(by_path, flow: Flow, forward: Costs, backward: Costs, activations, frozen, stacks, optimizer_bytes):
+    """A row for each layer, in the order in which data meets them, then those that data does not meet."""
+    names = _Names(by_path, flow, stacks)
+    members: dict[str, list[Parameter]] = {}
+    for parameter in names.parameters:
+        members.setdefault(layer_of(names.path(parameter)), []).append(parameter)
+    kept_by: dict[str, int] = {}
+    for array in activations:
+        kept_by[array.layer] = kept_by.get(array.layer, 0) + array.bytes
+    ahead, back = names.spread(forward.by_layer), names.spread(backward.by_layer)
+    keeps = names.spread({layer: Cost(moved=count) for layer, count in kept_by.items()})
+
+    rows = {path: _layer(path, own, by_path, flow, frozen, optimizer_bytes, names) for path, own in members.items()}
+    for path in dict.fromkeys((*ahead, *back, *keeps)):
+        if path not in rows:
+            empty = Layer(path, "operations", None, None, 0, 0, "", 0, 0, 0, None, Cost(), Cost(), 0, 0)
+            rows = _inserted(rows, path, empty)
+    return [
+        row._replace(
+            forward=ahead.get(path, Cost()),
+            backward=back.get(path, Cost()),
+            activation_bytes=keeps.get(path, Cost()).moved,
+        )
+        for path, row in rows.items()
+    ]
+
+
+class _Names:
+    """The paths of parameters and layers, of which stacked ones have one for each of their blocks."""
+
+    def __init__(self, by_path: Mapping[str, Any], flow: Flow, stacks: Mapping[str, int | range]):
+        self.views = {(view.leaf, view.index): path for path, view in views(by_path, stacks).items()}
+        self.stacks = {name: blocks if isinstance(blocks, range) else range(blocks) for name, blocks in stacks.items()}
+        sliced = {parameter.path for parameter in flow.order if parameter.index is not None}
+        met = dict.fromkeys(p for p in flow.order if p.index is not None or p.path not in sliced)
+        found = {p.path for p in met}
+        for path, leaf in by_path.items():
+            if path not in found:
+                depth = leaf.shape[0] if (path, 0) in self.views else None
+                met |= dict.fromkeys(Parameter(path, i) for i in ([None] if depth is None else range(depth)))
+        self.parameters = list(met)
+        self.sliced: dict[str, int] = {}
+        """Layers that a loop slices without being told as stacks, and into how many."""
+        for path in sliced:
+            if (path, 0) not in self.views:
+                self.sliced[layer_of(path)] = by_path[path].shape[0]
+
+    def path(self, parameter: Parameter) -> str:
+        """The path of a parameter; of a slice that has no name, the layer's and its number: "dense[3]/kernel"."""
+        if (name := self.views.get(parameter)) is not None or parameter.index is None:
+            return name or parameter.path
+        layer, slash, name = parameter.path.rpartition("/")
+        return f"{layer}[{parameter.index}]/{name}" if slash else f"{name}[{parameter.index}]"
+
+    def of_layer(self, layer: str) -> list[str]:
+        """The layers that one stands for."""
+        for stack, blocks in self.stacks.items():
+            if layer == stack or layer.startswith(stack + "/"):
+                digits = max(2, len(str(blocks.stop - 1)))
+                return [f"{stack}_{block:0{digits}d}{layer.removeprefix(stack)}" for block in blocks]
+        return [f"{layer}[{i}]" for i in range(self.sliced[layer])] if layer in self.sliced else [layer]
+
+    def spread(self, by_layer: Mapping[str, Cost]) -> dict[str, Cost]:
+        """What was counted for a layer, shared out among those it stands for; the first gets what is over."""
+        found: dict[str, Cost] = {}
+        for layer, cost in by_layer.items():
+            first, *others = self.of_layer(layer)
+            share = Cost(*(number // (1 + len(others)) for number in cost))
+            found |= {first: cost - share * len(others)} | dict.fromkeys(others, share)
+        return {layer: cost for layer, cost in found.items() if any(cost)}
+
+
+def _inserted(rows: dict[str, Layer], path: str, row: Layer) -> dict[str, Layer]:
+    """With a row before the first of the layers within it; at the end if there are none."""
+    before = next((other for other in rows if path and other.startswith(path + "/")), None)
+    new: dict[str, Layer] = {}
+    for other, old in rows.items():
+        if other == before:
+            new[path] = row._replace(depth=old.depth)
+        new[other] = old
+    new.setdefault(path, row)
+    return new
+
+
+def _layer(path, own: list[Parameter], by_path, flow: Flow, frozen, optimizer_bytes, names: _Names) -> Layer:
+    """The row of a layer with parameters, its costs still empty."""
+    node_at = next((i for i, node in enumerate(flow.nodes) if node.parameters & set(own)), None)
+    node = None if node_at is None else flow.nodes[node_at]
+    uses = [(parameter, use) for parameter in own for use in flow.uses.get(parameter, ())]
+    kind = _kind(node_at, [use for _, use in uses], flow)
+    shapes = {p: by_path[p.path].shape[0 if p.index is None else 1 :] for p in own}
+    sizes = {p: math.prod(shape) for p, shape in shapes.items()}
+    are_biases = {p for p in own if _is_bias(p, flow)}
+    share = {p: 1 if p.index is None else by_path[p.path].shape[0] for p in own}
+    before, after, depth, field = None, None, 0, None
+    if node is not None and kind != "embedding":
+        before, after, depth, field = node.input[1:], node.output[1:], node.depth, node.field
+    elif uses:
+        first, last = uses[0][1], uses[-1][1]
+        before, after, depth, field = last.input[1:], last.output[1:], first.depth, last.field
+        if first.kind == "embedding":
+            before, after = first.input[1:-1], first.output[1:]  # look-ups of single numbers
+    return Layer(
+        path=path,
+        kind=kind,
+        input=before,
+        output=after,
+        weights=sum(size for p, size in sizes.items() if p not in are_biases),
+        biases=sum(size for p, size in sizes.items() if p in are_biases),
+        formula=_formula(None if kind == "embedding" else node, own, shapes, are_biases),
+        bytes=sum(size * by_path[p.path].dtype.itemsize for p, size in sizes.items()),
+        trainable=sum(size for p, size in sizes.items() if p.path not in frozen),
+        depth=depth,
+        field=field and field.size(),
+        forward=Cost(),
+        backward=Cost(),
+        optimizer_bytes=sum(optimizer_bytes.get(p.path, 0) // share[p] for p in own),
+        activation_bytes=0,
+    )
+
+
+def _is_bias(parameter: Parameter, flow: Flow) -> bool:
+    """Whether a parameter is only ever added, as one number a feature."""
+    uses = flow.uses.get(parameter, ())
+    named = parameter.path.rpartition("/")[-1] in ("bias", "b", "beta")
+    return bool(uses) and named and all(use.kind == "bias" for use in uses)
+
+
+def _kind(node_at: int | None, uses: Sequence[Use], flow: Flow) -> str:
+    kinds = {use.kind for use in uses}
+    if "embedding" in kinds:
+        return "embedding"  # also where it is the head as well
+    if node_at is not None:
+        if node_at in flow.attention:
+            return "attention"
+        return "head" if [node_at] == flow.last and flow.nodes[node_at].kind == "dense" else flow.nodes[node_at].kind
+    for kind in ("norm", "scale", "other"):
+        if kind in kinds:
+            return kind
+    if "bias" in kinds:
+        return (
+            "bias" if all(len(use.output) <= 2 or use.output[1:-1] != use.input[1:-1] for use in uses) else "embedding"
+        )
+    return "unused"
+
+
+def _formula(node: Node | None, own, shapes, are_biases) -> str:
+    """The layer's size from the sizes that its contraction reads and makes; from its arrays' where these differ."""
+    weights = [p for p in own if p not in are_biases]
+    terms = ["*".join(map(str, shapes[p])) or "1" for p in [*weights, *(p for p in own if p in are_biases)]]
+    if node is not None and len(weights) == 1 and math.prod(node.factors) == math.prod(shapes[weights[0]]):
+        terms[0] = "*".join(map(str, node.factors))
+    return " + ".join(terms)

@@ -222,8 +222,8 @@ def equation_cost(equation: JaxprEqn, *, padding: bool = True) -> Cost:
 def convolution_products(equation: JaxprEqn, *, padding: bool = True) -> int:
     """The products that a convolution computes, those with the holes between spread inputs left out.
 
-    Without those with padding, it is what XLA counts. With them, each output sees its whole window, or, where there are fewer
-    inputs than outputs (a transposed convolution, the gradient of one), each input is seen by its whole window.
+    Without those with padding, it is what XLA counts. With them, each output sees its whole window, or, where there are
+    fewer inputs than outputs (a transposed convolution, the gradient of one), each input is seen by its whole window.
     """
     inputs, kernel = (variable.aval.shape for variable in equation.invars[:2])
     outputs, how = equation.outvars[0].aval.shape, equation.params

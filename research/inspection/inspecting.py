@@ -30,8 +30,8 @@ class Layer(NamedTuple):
 
     path: str
     kind: str
-    """dense, convolution, depthwise, attention, embedding, recurrent, norm, scale, bias, head; "operations" for what
-    has no parameters, "unused" for parameters that no data meets, "other" for those used in another way."""
+    """dense, convolution, depthwise, attention, embedding, recurrent, norm, scale, bias, head; without parameters,
+    "products" of data with data, or "elementwise"; "unused" if data does not meet the parameters, else "other"."""
     input: tuple[int, ...] | None
     """The shape of an example as it comes in, without the batch."""
     output: tuple[int, ...] | None
@@ -344,7 +344,9 @@ def _layers(by_path, flow: Flow, forward: Costs, backward: Costs, activations, f
     rows = {path: _layer(path, own, by_path, flow, frozen, optimizer_bytes, names) for path, own in members.items()}
     for path in dict.fromkeys((*ahead, *back, *keeps)):
         if path not in rows:
-            empty = Layer(path, "operations", None, None, 0, 0, "", 0, 0, 0, None, Cost(), Cost(), 0, 0)
+            products = ahead.get(path, Cost()).multiply_adds or back.get(path, Cost()).multiply_adds
+            kind = "products" if products else "elementwise"
+            empty = Layer(path, kind, None, None, 0, 0, "", 0, 0, 0, None, Cost(), Cost(), 0, 0)
             rows = _inserted(rows, path, empty)
     return [
         row._replace(

@@ -67,14 +67,15 @@ def costs(
 
     parameters: which operands of the program are parameters, {position: path}.
     layers: the layers that name scopes may name; those of the parameters are known.
-    goals: of which parameter each result is the gradient; None, or nothing at all, for other results.
+    goals: of which parameter each result is the gradient, or None; results beyond them nobody wants.
     padding: whether products with padding count, as in the literature; XLA's own count leaves them out.
     """
     counter = _Counter(_prefixes([*layers, *map(layer_of, parameters.values())]), padding)
     goals = list(goals) or [None] * len(program.jaxpr.outvars)
     counter.goals = goals
+    wanted = [1 << i for i in range(len(goals))] + [0] * (len(program.jaxpr.outvars) - len(goals))
     owners = [frozenset([parameters[i]] if i in parameters else ()) for i in range(len(program.jaxpr.invars))]
-    counter.visit(program.jaxpr, owners, [1 << i for i in range(len(goals))], 1, "")
+    counter.visit(program.jaxpr, owners, wanted, 1, "")
     return Costs(dict(counter.found), tuple(counter.notes))
 
 

@@ -12,13 +12,14 @@
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Var
 
-from research.errors import UserError
+from research.errors import UserError, did_you_mean
 from research.inspection.costs import Cost, Costs, costs, layer_of
 from research.inspection.flow import Flow, Node, Parameter, Use, follow
 from research.inspection.memory import bytes_of, kept
@@ -189,11 +190,13 @@ def inspect(
     optimizer_bytes: the bytes of optimizer state for each trained parameter, by path.
     padding: whether products with padding count, as they do in the literature.
 
-    Raises UserError for a function that cannot be traced on these shapes.
+    Raises UserError for a function that cannot be traced on these shapes, and for what is frozen and not there.
     """
     parameters, inputs, constants = as_shapes(parameters), as_shapes(inputs), as_shapes(tuple(constants))
     leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
     by_path = {_path(keys): leaf for keys, leaf in leaves}
+    if unknown := [path for path in frozen if path not in by_path]:
+        raise UserError(*(f"frozen: no parameter '{path}'{did_you_mean(path, by_path)}" for path in unknown))
     name = name or getattr(function, "__name__", type(function).__name__)
     batch = next((leaf.shape[0] for leaf in jax.tree.leaves(inputs) if leaf.shape), 1)
     trained = [path for path in by_path if path not in frozen]
@@ -218,19 +221,17 @@ def inspect(
     flow = follow(program, dict(enumerate(names)), range(len(names), len(names) + len(jax.tree.leaves(inputs))))
     forward = costs(program, dict(enumerate(names)), layers=layers, padding=padding)
 
-    of_loss = on_paths(loss or (lambda *arguments: _total(function(*arguments))))
     backward, activations, residuals = Costs({}, ()), [], 0
     if trained:
-        plain = costs(trace(of_loss), dict(enumerate(names)), layers=layers, padding=padding)
-        both = costs(
-            trace(jax.value_and_grad(of_loss)),
-            dict(enumerate(names)),
-            layers=layers,
-            goals=[None, *sorted(trained)],
-            padding=padding,
-        )
-        backward = Costs(_difference(both.by_layer, plain.by_layer), both.notes)
-        activations, residuals = _kept(trace(_linearised(of_loss)), layers)
+        of_loss = on_paths(loss or (lambda *arguments: _total(function(*arguments))))
+        plain = costs(trace(of_loss), dict(enumerate(names)), layers=layers, padding=padding) if loss else forward
+        both = trace(_value_gradient_residuals(of_loss))
+        goals = [None, *sorted(trained)]
+        whole = costs(both, dict(enumerate(names)), layers=layers, goals=goals, padding=padding)
+        backward = Costs(_difference(whole.by_layer, plain.by_layer), whole.notes)
+        asked = range(len(goals), len(both.jaxpr.outvars))
+        activations = kept(both, asked, _prefixes(layers))
+        residuals = sum(map(bytes_of, _computed(both, asked)))
     rows = _layers(by_path, flow, forward, backward, activations, set(frozen), stacks or {}, optimizer_bytes or {})
     total = sum(map(bytes_of, by_path.values()))
     gradients = sum(bytes_of(by_path[path]) for path in trained)
@@ -300,20 +301,21 @@ def _total(outputs: Any) -> Any:
     return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in floating)
 
 
-def _linearised(function):
-    def residuals(trained, *others):
-        _, pull_back = jax.vjp(lambda trained: function(trained, *others), trained)
-        return jax.tree.leaves(pull_back)
+def _value_gradient_residuals(function):
+    """(value, gradient with respect to the first argument, what is kept from the forward for the backward pass)."""
 
-    return residuals
+    def call(trained, *others):
+        value, pull_back = jax.vjp(lambda trained: function(trained, *others), trained)
+        return value, pull_back(jnp.ones_like(value))[0], jax.tree.leaves(pull_back)
+
+    return call
 
 
-def _kept(program, layers):
-    """What is kept for the backward pass, and the bytes that differentiation asks for."""
+def _computed(program: ClosedJaxpr, results: Iterable[int]) -> list[Any]:
+    """Those of a program's results that are no arguments and no constants, each once."""
     arguments = set(program.jaxpr.invars)
-    results = program.jaxpr.outvars
-    asked = {variable for variable in results if not hasattr(variable, "val") and variable not in arguments}
-    return kept(program, range(len(results)), _prefixes(layers)), sum(bytes_of(variable.aval) for variable in asked)
+    variables = (program.jaxpr.outvars[i] for i in results)
+    return [v.aval for v in dict.fromkeys(v for v in variables if isinstance(v, Var)) if v not in arguments]
 
 
 def _prefixes(layers: Collection[str]) -> set[str]:

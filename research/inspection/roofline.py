@@ -8,7 +8,7 @@ for arithmetic. Williams, Waterman and Patterson, "Roofline" (2009).
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,11 @@ def seconds(cost: Cost, rates: Rates) -> float:
 def least_seconds(inspection: Inspection, rates: Rates) -> float:
     """The least time for the forward and backward pass of the whole batch, layer after layer."""
     return sum(seconds(layer.forward, rates) + seconds(layer.backward, rates) for layer in inspection.layers)
+
+
+def as_json(inspection: Inspection, rates: Rates) -> dict[str, Any]:
+    """The rates, and the least time of a step with them."""
+    return {"rates": rates._asdict(), "least_seconds": least_seconds(inspection, rates)}
 
 
 def intensity(cost: Cost) -> float:

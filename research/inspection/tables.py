@@ -90,7 +90,9 @@ def as_text(inspection: Inspection, width: int = WIDTH_OF_TEXT, **options: Any) 
 
 def show(inspection: Inspection, width: int, *, unfold: bool = False, rates: Rates | None = None) -> RenderableType:
     """The layers, the kinds, and what they come to, in as many columns as are wide enough for."""
-    parts: list[RenderableType] = [_layer_table(inspection, width, unfold), _kind_table(inspection)]
+    parts: list[RenderableType] = [_layer_table(inspection, width, unfold), _sums_table(inspection, "kind")]
+    if unfold:
+        parts.append(_sums_table(inspection, "depth"))
     parts.append(_totals(inspection, rates))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
 
@@ -146,22 +148,23 @@ def _columns(inspection: Inspection, width: int):
         chosen.insert(2, ("input", "right", lambda layer: _shape(layer.input)))
         chosen.insert(5, ("parameters as", "left", lambda layer: layer.formula))
     if width >= 150:
-        chosen.append(("field", "right", lambda layer: _shape(layer.field and layer.field[:-1])))
+        chosen.append(("field", "right", lambda layer: _positions(layer.field)))
         chosen.append(("depth", "right", lambda layer: str(layer.depth or "")))
     if inspection.trainable != inspection.parameters:
         chosen.insert(2, ("", "left", lambda layer: "frozen" if layer.parameters and not layer.trainable else ""))
     return chosen
 
 
-def _kind_table(inspection: Inspection) -> Table:
+def _sums_table(inspection: Inspection, of: str) -> Table:
+    """What the layers of each kind, or at each depth, come to."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("kind")
+    table.add_column(of)
     for title in ("layers", "parameters", "share", "multiply-adds", "share"):
         table.add_column(title, justify="right")
     total, products = max(inspection.parameters, 1), max(inspection.forward.multiply_adds, 1)
-    for row in by_kind(inspection):
+    for row in by_kind(inspection) if of == "kind" else by_depth(inspection):
         table.add_row(
-            row["kind"],
+            str(row[of]),
             f"{row['layers']:,}",
             f"{row['parameters']:,}",
             f"{row['parameters'] / total:.1%}",
@@ -194,8 +197,7 @@ def totals(inspection: Inspection, rates: Rates | None = None) -> Iterator[tuple
     blocks = f"{depth.blocks} blocks, " if depth.blocks else ""
     yield "", f"{depth.with_norms} with norms counted; {blocks}{depth.operations:,} operations one after another"
     if inspection.field:
-        sees = " x ".join(f"{size:,}" for size in inspection.field[: max(len(inspection.field) - 1, 1)])
-        yield "receptive field", f"{sees} positions of the input"
+        yield "receptive field", f"{_positions(inspection.field)} positions of the input"
     trained = "all trained"
     if inspection.trainable != inspection.parameters:
         trained = f"{inspection.trainable:,} trained, {inspection.parameters - inspection.trainable:,} frozen"
@@ -229,6 +231,11 @@ def totals(inspection: Inspection, rates: Rates | None = None) -> Iterator[tuple
 
 def _shape(shape: Sequence[int] | None) -> str:
     return "" if not shape else "x".join(map(str, shape))
+
+
+def _positions(field: Sequence[int] | None) -> str:
+    """A receptive field without the features."""
+    return "" if field is None else _shape(field[:-1] or field)
 
 
 def si(number: float) -> str:
@@ -349,7 +356,8 @@ th { color: #555; font-weight: 600; border-bottom: 2px solid #c9ccd1 }
 th:first-child, td:first-child, td.kind, th.kind { text-align: left }
 td.formula, th.formula { text-align: left; color: #555 }
 tr.block td { font-weight: 600; background: #f3f5f7 } tr.inner td:first-child { padding-left: 1.8rem }
-td.share { min-width: 9rem } .bar { display: inline-block; height: .7em; background: #3b6fb6; margin-right: .5em }
+td.share { min-width: 9rem } td.bars { min-width: 20rem }
+.bar { display: inline-block; height: .7em; background: #3b6fb6; margin-right: .5em }
 dl { display: grid; grid-template-columns: max-content auto; gap: .2rem 1.2rem }
 dt { font-weight: 600 } dd { margin: 0 }
 .wide { overflow-x: auto }
@@ -372,24 +380,35 @@ def as_html(inspection: Inspection, *, unfold: bool = False, rates: Rates | None
             *(f"<td>{_shape(shape)}</td>" for shape in (layer.input, layer.output)),
             f"<td>{layer.parameters:,}</td>" if layer.parameters else "<td></td>",
             f'<td class="formula">{layer.formula}</td>',
-            f'<td class="share"><span class="bar" style="width:{6 * share:.2f}rem"></span>{share:.1%}</td>',
+            f'<td class="share"><span class="bar" style="width:{6 * share:.2f}rem"></span>{share:.1%}</td>'
+            if layer.parameters
+            else "<td></td>",
             *(f"<td>{si(cost.multiply_adds / inspection.batch)}</td>" for cost in (layer.forward, layer.backward)),
-            f"<td>{_shape(layer.field and layer.field[:-1])}</td>",
+            f"<td>{_positions(layer.field)}</td>",
         )
         rows.append(f'<tr class="{"inner" if name.startswith("  ") else ""}">{"".join(cells)}</tr>')
     header = "".join(f'<th class="{classes.get(title, "")}">{title}</th>' for title in heads)
     facts = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in totals(inspection, rates)
     )
-    kinds = "".join(
-        f"<tr><td>{row['kind']}</td><td>{row['layers']:,}</td><td>{row['parameters']:,}</td>"
-        f"<td>{si(row['multiply_adds'] / inspection.batch)}</td></tr>"
-        for row in by_kind(inspection)
-    )
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(inspection.name)}</title>'
         f"<style>{_STYLE}</style>\n<h1>{html.escape(inspection.name)}</h1>\n<dl>{facts}</dl>\n"
         f'<h2>Layers</h2><div class="wide"><table><tr>{header}</tr>\n{chr(10).join(rows)}</table></div>\n'
-        "<h2>Kinds</h2><table><tr><th>kind</th><th>layers</th><th>parameters</th><th>multiply-adds</th></tr>"
-        f"{kinds}</table>\n</html>\n"
+        f"{_sums_html('Kinds', 'kind', by_kind(inspection), inspection)}"
+        f"{_sums_html('Depths', 'depth', by_depth(inspection), inspection)}</html>\n"
     )
+
+
+def _sums_html(title: str, of: str, rows: Sequence[dict[str, Any]], inspection: Inspection) -> str:
+    """A table of sums with a bar for each share of the parameters."""
+    lines = []
+    for row in rows:
+        share = row["parameters"] / max(inspection.parameters, 1)
+        lines.append(
+            f"<tr><td>{row[of]}</td><td>{row['layers']:,}</td><td>{row['parameters']:,}</td>"
+            f'<td class="share bars"><span class="bar" style="width:{16 * share:.2f}rem"></span>{share:.1%}</td>'
+            f"<td>{si(row['multiply_adds'] / inspection.batch)}</td></tr>"
+        )
+    heads = f"<th>{of}</th><th>layers</th><th>parameters</th><th>share</th><th>multiply-adds</th>"
+    return f"<h2>{title}</h2><table><tr>{heads}</tr>{''.join(lines)}</table>\n"

@@ -57,7 +57,10 @@ def called(equation: JaxprEqn) -> Once | Loop | Branches | None:
     match equation.primitive.name:
         case "scan":
             body = _open(parameters["jaxpr"])
-            counts = parameters["num_consts"], parameters["num_carry"]
+            if "num_consts" in parameters:
+                counts = parameters["num_consts"], parameters["num_carry"]
+            else:  # since jax 0.11: a tree of (constants, carry, slices)
+                counts = [len(list(part)) for part in parameters["ft_in"].unpack()][:2]
             return Loop(body, *counts, parameters["length"], parameters["reverse"])
         case "while":
             skipped, constants = parameters["cond_nconsts"], parameters["body_nconsts"]

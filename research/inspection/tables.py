@@ -85,7 +85,7 @@ def as_text(inspection: Inspection, width: int = WIDTH_OF_TEXT, **options: Any) 
     """The table and its totals as plain text."""
     console = Console(file=io.StringIO(), width=width)
     console.print(show(inspection, width, **options))
-    return console.file.getvalue()
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
 def show(inspection: Inspection, width: int, *, unfold: bool = False, rates: Rates | None = None) -> RenderableType:

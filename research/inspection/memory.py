@@ -19,8 +19,8 @@ from research.inspection.program import Branches, Loop, Once, called, scope
 _CHEAP = (
     "abs add and add_any broadcast_in_dim clamp concatenate convert_element_type copy div eq expand_dims ge gt "
     "integer_pow iota is_finite le lt max min mul ne neg not one_minus_square or pad real rem reshape rev round "
-    "select_n shift_left shift_right_arithmetic shift_right_logical sign slice square squeeze stop_gradient sub transpose "
-    "xor"
+    "select_n shift_left shift_right_arithmetic shift_right_logical sign slice square squeeze stop_gradient sub "
+    "transpose xor"
 )
 CHEAP = frozenset(_CHEAP.split())
 """What is computed again rather than kept."""

@@ -8,6 +8,7 @@
 A mistake of the user's is told in a line, and the exit status is 2; a traceback is for a bug of ours.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 from absl import logging
 
-from research.commandline.arguments import Arguments, parse
+from research.commandline.arguments import FORMATS_OF_INSPECTIONS, Arguments, parse, read_rates
 from research.errors import UserError
 
 # Nothing heavy is imported up here: --help and the list of experiments answer at once.
@@ -80,10 +81,17 @@ def _list_or_help(arguments: Arguments, command: Sequence[str]) -> None:
 
 def _actions_on_configs() -> dict[type, dict[str, Callable]]:
     """What a config file may return, and what each mode does with it: the one place where a new kind is entered."""
+    from research.comparisons import Comparison, Growth
     from research.lessons import Lesson
     from research.training.experiment import Experiment
 
-    return {Experiment: {"train": _train, "inspect": _inspect}, Lesson: {"train": _teach}}
+    on_comparisons = {"train": _teach, "inspect": _compare}
+    return {
+        Experiment: {"train": _train, "inspect": _inspect, "diff": _diff},
+        Comparison: on_comparisons,
+        Growth: on_comparisons,
+        Lesson: {"train": _teach},
+    }
 
 
 def _load(arguments: Arguments) -> tuple[Any, Path, list[str]]:
@@ -118,18 +126,65 @@ def _train(arguments: Arguments, command: Sequence[str], config: Any, path: Path
 
 
 def _inspect(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
+    from research.inspection import roofline, tables
     from research.training import display, run
 
-    plan = {**run.inspect(config), "changes": changes}
-    _print(arguments, plan, lambda console: display.show_plan(console, plan, layers=True))
+    plan, inspection = run.inspect(config, compiled=arguments.compile)
+    plan["changes"] = changes
+    rates = None
+    if arguments.rates is not None:
+        told = read_rates(arguments.rates)
+        rates = roofline.measure_rates() if told == "measure" else roofline.Rates(*told)
+        plan["network"] |= roofline.as_json(inspection, rates)
+    if arguments.format == "csv":
+        print(tables.as_csv(inspection), end="")
+    elif arguments.format == "html":
+        print(tables.as_html(inspection, unfold=arguments.unfold, rates=rates), end="")
+    else:
+
+        def show(console):
+            display.show_plan(console, plan)
+            console.print()
+            console.print(tables.show(inspection, console.width, unfold=arguments.unfold, rates=rates))
+            display.show_compiled(console, plan)
+
+        _print(arguments, plan, show)
+
+
+def _diff(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
+    from research.commandline import loading
+    from research.training import differences, display
+    from research.training.experiment import Experiment
+
+    against = loading.load_config(arguments.against, (Experiment,))
+    found = differences.compare(differences.Side(config, path), differences.Side(against.config, against.path))
+    _print(arguments, differences.as_json(found), lambda console: differences.show(console, found))
+
+
+def _compare(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
+    from research.lessons import run
+
+    if arguments.format in FORMATS_OF_INSPECTIONS:
+        raise UserError(f"--format {arguments.format}: goes with an Experiment; {path} returns a {type(config).__name__}")
+    config = _named(config, path)
+    if arguments.format == "json":
+        _print(arguments, {"name": config.name, "changes": changes, "sections": run.tell(config)}, None)
+    else:
+        run.show(config, changes)
 
 
 def _teach(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
     from research.lessons import run
 
     if arguments.tensorboard:
-        raise UserError(f"--tensorboard: {path} returns a Lesson, which logs no metrics")
-    run.teach(config, workdir=arguments.workdir, config_file=path, command=list(command), changes=changes)
+        kind = type(config).__name__ if hasattr(config, "name") else "Lesson"
+        raise UserError(f"--tensorboard: {path} returns a {kind}, which logs no metrics")
+    run.teach(_named(config, path), workdir=arguments.workdir, config_file=path, command=list(command), changes=changes)
+
+
+def _named(config: Any, path: Path) -> Any:
+    """The config, called as its file is if its field for a name is empty."""
+    return dataclasses.replace(config, name=path.stem) if getattr(config, "name", None) == "" else config
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -156,6 +211,21 @@ def _predict(arguments: Arguments, command: Sequence[str]) -> None:
     _print(arguments, predictions, lambda console: display.show_predictions(console, predictions))
 
 
+def _sample(arguments: Arguments, command: Sequence[str]) -> None:
+    from research.training import display, run
+
+    sampled = run.sample(
+        arguments.run,
+        arguments.prompt,
+        count=arguments.tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    _print(arguments, sampled, lambda console: display.show_sample(console, sampled))
+
+
 def _print(arguments: Arguments, data: Any, show: Callable[[Any], None]) -> None:
     """The data as JSON, or as a table for people."""
     if arguments.format == "json":
@@ -168,7 +238,7 @@ def _print(arguments: Arguments, data: Any, show: Callable[[Any], None]) -> None
         show(display.console())
 
 
-_ACTIONS_ON_RUNS = {"train": _resume, "evaluate": _evaluate, "predict": _predict}
+_ACTIONS_ON_RUNS = {"train": _resume, "evaluate": _evaluate, "predict": _predict, "sample": _sample}
 
 
 if __name__ == "__main__":

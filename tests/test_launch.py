@@ -1,6 +1,8 @@
 """The one command, as a user meets it: what it says, what it starts, and what it refuses without leaving anything."""
 
+import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,10 +71,22 @@ def calls(monkeypatch):
 
     instead("train", SUMMARY)
     instead("resume", SUMMARY)
-    instead("inspect", PLAN)
+    instead("inspect", (dict(PLAN, network={}), inspected()))
     instead("evaluate", {"folder": "runs/exp/1", "split": "test", "step": 6, "test": REPORT})
+    instead("sample", {"prompt": "while ", "text": "True:", "tokens": [84], "folder": "runs/exp/1", "step": 6})
     instead("predict", [{"file": "one.png", "classes": [["seven", 0.75], ["one", 0.25]], "note": "inverted"}])
     return made
+
+
+def inspected():
+    """The inspection of a network of one layer."""
+    import jax.numpy as jnp
+
+    from research.inspection import inspect
+
+    parameters = {"head": {"kernel": jnp.zeros((9, 10)), "bias": jnp.zeros(10)}}
+    apply = lambda p, x: x @ p["head"]["kernel"] + p["head"]["bias"]  # noqa: E731
+    return inspect(apply, parameters, jnp.zeros((1, 9)), name="Affine")
 
 
 REPORT = {
@@ -198,8 +212,25 @@ def test_a_run_is_resumed(folder, command, calls):
 def test_inspect_prints_the_plan_and_what_overrides_changed(folder, command, calls):
     _, out, _ = command("--mode", "inspect", "--config", "exp.py", "--config.seed", "3")
     assert [name for name, *_ in calls] == ["inspect"]
-    assert "head/kernel" in out
+    assert re.search(r"head +head +10 +100 +90\b", out)
     assert "seed: 0 -> 3" in out
+
+
+def test_an_inspection_can_be_had_as_csv_and_as_a_page(folder, command, calls):
+    _, out, _ = command("--mode", "inspect", "--config", "exp.py", "--format", "csv")
+    (row,) = csv.DictReader(out.splitlines())
+    assert (row["layer"], row["parameters"], row["formula"]) == ("head", "100", "9*10 + 10")
+    _, out, _ = command("--mode", "inspect", "--config", "exp.py", "--format", "html")
+    assert out.startswith("<!doctype html>") and "9*10 + 10" in out
+
+
+def test_the_rates_of_a_device_give_the_least_time(folder, command, calls):
+    flags = ["--mode", "inspect", "--config", "exp.py", "--format", "json"]
+    _, out, _ = command(*flags, "--rates", "190,1e99")  # forward: 90 multiply-adds and 10 additions; backward as much
+    assert json.loads(out)["network"]["least_seconds"] == pytest.approx(2, rel=0.1)
+    for wrong in ("fast", "1e9", "0,1", "1,2,3"):
+        status, _, errors = command(*flags, "--rates", wrong)
+        assert status == 2 and errors[0].startswith(f"error: --rates: '{wrong}'")
 
 
 @pytest.mark.parametrize(
@@ -207,6 +238,7 @@ def test_inspect_prints_the_plan_and_what_overrides_changed(folder, command, cal
     [
         (["--mode", "inspect", "--config", "exp.py"], "parameters", 100),
         (["--mode", "evaluate", "--run", "runs/exp/1"], "test", REPORT),
+        (["--mode", "sample", "--run", "runs/exp/1"], "text", "True:"),
     ],
 )
 def test_json_is_all_that_is_printed_when_asked_for(folder, command, calls, tokens, key, value):
@@ -229,6 +261,14 @@ def test_predict_takes_pictures(folder, command, calls):
     assert "inverted" in out
 
 
+def test_sample_takes_a_prompt_and_how_to_draw(folder, command, calls):
+    flags = ["--prompt", "while ", "--tokens", "5", "--temperature", "0.5", "--top_k", "9", "--top_p", "0.9"]
+    _, out, _ = command("--mode", "sample", "--run", "runs/exp/1", *flags)
+    how = {"count": 5, "temperature": 0.5, "top_k": 9, "top_p": 0.9, "seed": 0}
+    assert calls == [("sample", ("runs/exp/1", "while "), how)]
+    assert out == "while True:\n"
+
+
 def test_ctrl_c_outside_of_training_ends_it_quietly(folder, command, monkeypatch):
     from research.training import run
 
@@ -242,7 +282,7 @@ def test_ctrl_c_outside_of_training_ends_it_quietly(folder, command, monkeypatch
 def test_a_bug_has_a_traceback(folder, command, monkeypatch):
     from research.training import run
 
-    monkeypatch.setattr(run, "inspect", lambda experiment: 1 / 0)
+    monkeypatch.setattr(run, "inspect", lambda experiment, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command("--mode", "inspect", "--config", "exp.py")
 

@@ -14,19 +14,30 @@ from absl import flags
 
 from research.errors import UserError, did_you_mean
 
-MODES = ("train", "inspect", "evaluate", "predict")
+MODES = ("train", "inspect", "diff", "evaluate", "predict", "sample")
 SPLITS = ("test", "validation", "train")
-FORMATS = ("table", "json")
+FORMATS = ("table", "json", "csv", "html")
+FORMATS_OF_INSPECTIONS = ("csv", "html")
 CHOICES = {"mode": MODES, "split": SPLITS, "format": FORMATS}
 
 GOES_WITH = {
-    "config": ("train", "inspect"),
+    "config": ("train", "inspect", "diff"),
+    "against": ("diff",),
     "resume": ("train",),
     "workdir": ("train",),
     "tensorboard": ("train",),
-    "run": ("evaluate", "predict"),
+    "run": ("evaluate", "predict", "sample"),
     "split": ("evaluate",),
-    "format": ("inspect", "evaluate", "predict"),
+    "format": ("inspect", "diff", "evaluate", "predict", "sample"),
+    "unfold": ("inspect",),
+    "rates": ("inspect",),
+    "compile": ("inspect",),
+    "prompt": ("sample",),
+    "tokens": ("sample",),
+    "temperature": ("sample",),
+    "top_k": ("sample",),
+    "top_p": ("sample",),
+    "seed": ("sample",),
 }
 """The modes in which a flag means something."""
 
@@ -45,11 +56,21 @@ class Arguments(NamedTuple):
 
     mode: str
     config: str | None
+    against: str | None
     resume: str | None
     run: str | None
     workdir: str
     split: str
     format: str
+    unfold: bool
+    rates: str | None
+    compile: bool
+    prompt: str
+    tokens: int | None
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
     tensorboard: bool
     verbosity: int
     help: bool
@@ -64,13 +85,26 @@ def make_flags() -> flags.FlagValues:
     def text(name, default, meaning):
         flags.DEFINE_string(name, default, meaning, flag_values=values)
 
+    def number(name, default, meaning, kind=flags.DEFINE_integer):
+        kind(name, default, meaning, flag_values=values)
+
     text("config", None, "what to run: FILE.py, FILE.py:ARGUMENT or the config.json of a run")
-    text("mode", "train", "train, inspect (show the plan and stop), evaluate or predict")
+    text("mode", "train", "train, inspect (show the plan and stop), diff, evaluate, predict or sample")
+    text("against", None, "diff: another config, or a run, whose layers are compared with those of --config")
     text("resume", None, "a run's folder: go on where it stopped")
-    text("run", None, "a run's folder: what to evaluate, or to predict with")
+    text("run", None, "a run's folder: what to evaluate, to predict or to sample with")
     text("workdir", "runs", "where the folders of new runs go")
     text("split", "test", "what to evaluate on: test, validation or train")
-    text("format", "table", "of what inspect, evaluate and predict print: table or json")
+    text("format", "table", "of what inspect, diff, evaluate, predict and sample print: table or json; inspect: csv or html")
+    flags.DEFINE_boolean("unfold", False, "inspect: show each of equal blocks", flag_values=values)
+    text("rates", None, "inspect: the device's FLOP/s and bytes/s, as in 175e9,20e9, or: measure")
+    flags.DEFINE_boolean("compile", False, "inspect: also compile, and show XLA's own figures", flag_values=values)
+    text("prompt", "\n", "what a language model is to go on from")
+    number("tokens", None, "how many to sample; up to the length that the model was trained on if not given")
+    number("temperature", 1.0, "of sampling: 0 takes the likeliest token, more than 1 dares more", flags.DEFINE_float)
+    number("top_k", None, "sample from the k likeliest tokens alone")
+    number("top_p", None, "sample from the likeliest tokens that are p likely together", flags.DEFINE_float)
+    number("seed", 0, "of sampling")
     flags.DEFINE_boolean("tensorboard", False, "also write TensorBoard event files", flag_values=values)
     flags.DEFINE_integer(
         "verbosity", -1, "of the log: -1 warnings, 0 information, 1 also tracebacks of mistakes", flag_values=values
@@ -134,15 +168,28 @@ def _in_our_words(message: str) -> str:
 
 def _value_problems(arguments: Arguments) -> list[str]:
     problems = []
-    for name in ("config", "resume", "run", "workdir"):
+    for name in ("config", "against", "resume", "run", "workdir"):
         value = getattr(arguments, name)
         if value is not None and (not value or value.startswith("--")):
             problems.append(f"--{name}: needs a value")
+    if arguments.rates is not None and read_rates(arguments.rates) is None:
+        problems.append(f"--rates: '{arguments.rates}' is neither FLOP/s and bytes/s, as in 175e9,20e9, nor measure")
     for name, choices in CHOICES.items():
         value = getattr(arguments, name)
         if value not in choices:
             problems.append(f"--{name}: no {name} '{value}'{did_you_mean(value, choices)}")
     return problems
+
+
+def read_rates(text: str) -> tuple[float, float] | str | None:
+    """FLOP/s and bytes/s, or "measure"; None for what is neither."""
+    if text == "measure":
+        return text
+    try:
+        flops, bandwidth = map(float, text.split(","))
+    except ValueError:
+        return None
+    return (flops, bandwidth) if flops > 0 and bandwidth > 0 else None
 
 
 def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
@@ -153,8 +200,9 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
             instead = {
                 "train": "to go on with a run: --resume",
                 "inspect": "to inspect a run: --config RUN/config.json",
+                "diff": "to compare runs: --config RUN --against RUN",
             }
-            problems.append(f"--run: goes with --mode evaluate or predict; {instead[mode]}")
+            problems.append(f"--run: goes with --mode evaluate, predict or sample; {instead[mode]}")
         else:
             problems.append(f"--{name}: goes with --mode {' or '.join(GOES_WITH[name])}, and this is --mode {mode}")
     if arguments.resume is not None:
@@ -167,12 +215,16 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
         problems.append(f"--config.{arguments.overrides[0].path}: {known or 'say which config with --config FILE'}")
     if mode != "predict":
         problems += [_unexpected(token, arguments) for token in arguments.pictures]
-    if mode in ("evaluate", "predict") and arguments.run is None:
+    if mode in GOES_WITH["run"] and arguments.run is None:
         problems.append(f"--mode {mode}: say which run with --run FOLDER")
+    if arguments.format in FORMATS_OF_INSPECTIONS and mode != "inspect":
+        problems.append(f"--format {arguments.format}: goes with --mode inspect, and this is --mode {mode}")
     if mode == "predict" and not arguments.pictures:
         problems.append("--mode predict: say which pictures, as in --run FOLDER one.png two.png")
-    if mode == "inspect" and arguments.config is None and not of_nothing:
-        problems.append("--mode inspect: say which config with --config FILE")
+    if mode in ("inspect", "diff") and arguments.config is None and not of_nothing:
+        problems.append(f"--mode {mode}: say which config with --config FILE")
+    if mode == "diff" and arguments.against is None:
+        problems.append("--mode diff: say with what it is compared, as in --config ONE.py --against OTHER.py")
     without = not given & {"config", "resume"} and not of_nothing
     if given & {"mode", "workdir", "tensorboard"} and mode == "train" and without:
         problems.append("say what to train with --config FILE, or what to go on with: --resume FOLDER")

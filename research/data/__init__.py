@@ -1,7 +1,8 @@
 """Datasets, and the batches that training makes of them.
 
-`base` says what a dataset comes to; each other file is one kind: `digits` and `glyphs` work offline on any machine,
-`idx` reads MNIST and its likes, `tfds` tensorflow-datasets, `files` the user's own. `pictures` decodes picture files.
+`base` says what a dataset comes to; each other file is one kind: `digits`, `glyphs` and `text` work offline on any
+machine, `idx` reads MNIST and its likes, `tfds` tensorflow-datasets, `files` the user's own. `pictures` decodes picture
+files.
 """
 
 from research.data.augmentation import Augmentation
@@ -22,7 +23,10 @@ from research.data.files import Arrays, ImageFolder, Table
 from research.data.glyphs import Glyphs
 from research.data.idx import KMNIST, MNIST, FashionMNIST
 from research.data.pictures import read_picture
+from research.data.text import PythonText, PythonTopics
 from research.data.tfds import TFDS
+from research.data.tones import Tones
+from research.data.volumes import Volumes
 
 __all__ = [
     "KMNIST",
@@ -38,9 +42,13 @@ __all__ = [
     "ImageFolder",
     "Loaded",
     "Normalisation",
+    "PythonText",
+    "PythonTopics",
     "Split",
     "Streamed",
     "Table",
+    "Tones",
+    "Volumes",
     "describe",
     "fit",
     "from_description",

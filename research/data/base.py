@@ -25,7 +25,7 @@ SPLITS = ("train", "validation", "test")
 CHUNK_BYTES = 2**20  # of inputs that are turned into float64 at a time: what fits a core's cache
 SAMPLE = 10_000  # examples that the normalisation of data too large for memory is fitted on
 
-Kind = Literal["image", "table", "array"]
+Kind = Literal["image", "table", "array", "bytes"]
 Background = Literal["dark", "light"]
 
 
@@ -94,14 +94,16 @@ class Normalisation(NamedTuple):
 class Loaded(NamedTuple):
     """A dataset, read.
 
-    splits: "train", "validation" and "test".
+    splits: "train", "validation" and "test". Labels of -1 are none: the examples themselves are what is to be told.
+    normalisation: None where inputs are tokens, which are names and not amounts.
+    kind: "bytes" where tokens are the bytes of a text in UTF-8.
     background: of pictures drawn on a plain one, else None.
     maximum: the raw value of white, where the inputs are pictures whose black is 0, else None.
     """
 
     spec: Spec
     splits: dict[str, Split | Streamed]
-    normalisation: Normalisation
+    normalisation: Normalisation | None
     kind: Kind
     background: Background | None = None
     maximum: float | None = None
@@ -125,11 +127,12 @@ def assemble(
     names: Sequence[str],
     *,
     kind: Kind,
-    scale: float,
+    scale: float = 1.0,
     background: Background | None = None,
     maximum: float | None = None,
+    tokens: int | None = None,
 ) -> Loaded:
-    """Splits, checked against each other, with the normalisation of the training split.
+    """Splits, checked against each other, with the normalisation of the training split, unless they are of `tokens`.
 
     Raises UserError (beginning with `name`) for a split without examples, labels out of range, a single class, a class
     without training examples, splits of different shapes, and inputs that are not finite.
@@ -152,8 +155,9 @@ def assemble(
     if not counts.all():
         absent = [names[label] for label in np.flatnonzero(counts == 0)]
         raise UserError(f"{name}: no training examples of class {_some(absent)}")
-    spec = Spec(shape=tuple(map(int, train.shape)), classes=len(names), names=tuple(map(str, names)))
-    return Loaded(spec, splits, fit(train, scale), kind, background, maximum)
+    spec = Spec(tuple(map(int, train.shape)), len(names), tuple(map(str, names)), tokens)
+    normalisation = fit(train, scale) if tokens is None else None
+    return Loaded(spec, splits, normalisation, kind, background, maximum)
 
 
 def check_labels(where: str, labels: np.ndarray, classes: int) -> None:
@@ -291,8 +295,13 @@ def _chunks(inputs: np.ndarray):
         yield start, inputs[start : start + step]
 
 
-def normalise(normalisation: Normalisation, inputs: Any) -> Any:
-    """Raw inputs (..., features), of NumPy or JAX, as the network sees them: float32 of the same shape."""
+def normalise(normalisation: Normalisation | None, inputs: Any) -> Any:
+    """Raw inputs (..., features), of NumPy or JAX, as the network sees them: float32 of the same shape.
+
+    Without a normalisation they are tokens, and become int32.
+    """
+    if normalisation is None:
+        return inputs.astype(np.int32)
     scale, mean, deviation = normalisation
     return (inputs.astype(np.float32) * scale - mean) / deviation
 
@@ -305,7 +314,7 @@ class Description(NamedTuple):
     """What a run needs to know of its data to be used on other inputs; the fields are those of `Loaded`."""
 
     spec: Spec
-    normalisation: Normalisation
+    normalisation: Normalisation | None
     kind: Kind
     background: Background | None
     maximum: float | None
@@ -313,15 +322,19 @@ class Description(NamedTuple):
 
 def describe(loaded: Loaded) -> dict[str, Any]:
     """What a run keeps of its data, as `json.dumps` takes it; `from_description` reads it back."""
-    scale, mean, deviation = loaded.normalisation
+    normalisation = None
+    if loaded.normalisation is not None:
+        scale, mean, deviation = loaded.normalisation
+        normalisation = {"scale": scale, "mean": mean.tolist(), "deviation": deviation.tolist()}
     return {
         "shape": list(loaded.spec.shape),
         "classes": loaded.spec.classes,
         "names": list(loaded.spec.names),
+        "tokens": loaded.spec.tokens,
         "kind": loaded.kind,
         "background": loaded.background,
         "maximum": loaded.maximum,
-        "normalisation": {"scale": scale, "mean": mean.tolist(), "deviation": deviation.tolist()},
+        "normalisation": normalisation,
         "examples": {split: len(examples) for split, examples in loaded.splits.items()},
         "streamed": any(isinstance(examples, Streamed) for examples in loaded.splits.values()),
     }
@@ -330,13 +343,17 @@ def describe(loaded: Loaded) -> dict[str, Any]:
 def from_description(data: Mapping[str, Any]) -> Description:
     """What `describe` wrote, to the last bit. Raises UserError for anything else."""
     try:
-        spec = Spec(tuple(data["shape"]), data["classes"], tuple(data["names"]))
-        told = data["normalisation"]
-        mean, deviation = (np.array(told[key], np.float32) for key in ("mean", "deviation"))
-        normalisation = Normalisation(float(told["scale"]), mean, deviation)
+        spec = Spec(tuple(data["shape"]), data["classes"], tuple(data["names"]), data.get("tokens"))
+        told, normalisation = data["normalisation"], None
+        if told is not None:
+            mean, deviation = (np.array(told[key], np.float32) for key in ("mean", "deviation"))
+            normalisation = Normalisation(float(told["scale"]), mean, deviation)
         description = Description(spec, normalisation, data["kind"], data["background"], data["maximum"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the run's description of its data cannot be read ({type(error).__name__}: {error})") from None
-    if len(spec.names) != spec.classes or not mean.shape == deviation.shape == spec.shape[-1:]:
+    is_fitting = (normalisation is None) == (spec.tokens is not None)
+    if normalisation is not None:
+        is_fitting &= normalisation.mean.shape == normalisation.deviation.shape == spec.shape[-1:]
+    if len(spec.names) != spec.classes or not is_fitting:
         raise UserError("the run's description of its data contradicts itself (classes, names, shape, normalisation)")
     return description

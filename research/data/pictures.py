@@ -36,7 +36,7 @@ def read_picture(path: str | Path, data: Description | Loaded) -> Picture:
     """
     shape = data.spec.shape
     if data.kind != "image" or len(shape) != 3 or shape[-1] not in (1, 3) or data.maximum is None:
-        what = f"{data.kind}s of shape {'x'.join(map(str, shape))}"
+        what = f"{data.kind.removesuffix('s')}s of shape {'x'.join(map(str, shape))}"
         raise UserError(f"{path}: the run was trained on {what}, and not on pictures such as a file can hold")
     ground = BLACK if data.background == "dark" else WHITE
     image = _opaque(_open(Path(path)), ground, keep_visible=data.background is not None)

@@ -22,7 +22,7 @@ from research.models.layers import Activation, Dropout, Initializer, TokenNorm, 
 from research.models.transformer import check_tokens, embedding, head_problems, run_blocks
 from research.spec import Spec
 
-SEGMENTS = 2  # of a pair of sentences; all tokens here are of the first
+SEGMENTS = 2  # of a pair of sentences
 
 
 @config
@@ -39,7 +39,14 @@ class BERT(Model):
     head: Literal["class", "tokens"] = structure(
         "class", "classes from the first token, pooled; or each position's token, for masked tokens (a tied head)"
     )
-    padding: int | None = structure(None, "the token that fills up short sequences, which no other may see")
+    padding: int | None = structure(
+        None, "the token that fills up short sequences, which no other may see", within="[0, inf)"
+    )
+    separator: int | None = structure(
+        None,
+        "the token that ends a sentence: what is after the first one is of the second segment; nothing is if None",
+        within="[0, inf)",
+    )
     activation: Activation = structure("gelu", "between the two dense layers of a block")
     norm: TokenNorm = structure("layer", "after embedding, attention and the dense layers")
     epsilon: float = leaf(1e-12, "added to the variance in norms", within="[0, inf)")
@@ -57,6 +64,9 @@ class BERT(Model):
     def module(self, spec: Spec) -> nn.Module:
         """Raises UserError where the data is no tokens or too long, or classes are no tokens though the head is."""
         check_tokens("BERT", spec, self.context)
+        for name, token in (("padding", self.padding), ("separator", self.separator)):
+            if token is not None and token >= spec.tokens:
+                raise UserError(f"BERT: {name} {token} is no token; there are {spec.tokens}, from 0")
         if self.head == "tokens" and spec.classes != spec.tokens:
             raise UserError(f"BERT tells which of {spec.tokens} tokens it is; the data has {spec.classes} classes")
         return _BERT(self, spec.tokens, spec.classes)
@@ -73,8 +83,8 @@ class _BERT(nn.Module):
         initial = initializer(config.activation, config.initializer)
         tokens = embedding(self.vocabulary, config, "tokens")
         outputs = tokens(inputs)
-        outputs += embedding(config.context, config, "positions").embedding[: inputs.shape[1]]
-        outputs += embedding(SEGMENTS, config, "segments").embedding[0]
+        outputs += embedding(config.context, config, "positions")(jnp.arange(inputs.shape[1]))
+        outputs += embedding(SEGMENTS, config, "segments")(self._segments(inputs))
         outputs = self._drop(token_norm(config.norm, config.epsilon, name="norm")(outputs), train)
         visible = None if config.padding is None else inputs != config.padding
         outputs = run_blocks(self, config, outputs, train, norm_first=False, visible=visible)
@@ -85,6 +95,13 @@ class _BERT(nn.Module):
         outputs = token_norm(config.norm, config.epsilon, name="head_norm")(outputs)
         bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
         return jnp.add(*promote_dtype(tokens.attend(outputs), bias))
+
+    def _segments(self, inputs: Array) -> Array:
+        """0 up to the first separator and on it, 1 after it; (1, positions) where it is 0 for all."""
+        if self.config.separator is None:
+            return jnp.zeros((1, inputs.shape[1]), jnp.int32)
+        is_separator = (inputs == self.config.separator).astype(jnp.int32)
+        return jnp.minimum(jnp.cumsum(is_separator, axis=1) - is_separator, 1)
 
     def _drop(self, outputs: Array, train: bool) -> Array:
         rate = self.config.dropout

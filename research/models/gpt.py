@@ -6,11 +6,19 @@ GPT(depth=4, width=128, heads=4, context=128)    for bytes
 tokens/embedding, positions/embedding, block_00/norm_0, block_00/attention/query, ..., norm        see `transformer`
 
 The head is tied: the logits are products with the tokens' own embeddings.
+
+Initial values are GPT-2's: normal, of deviation 0.02, that of positions 0.01 (openai/gpt-2, src/model.py), and those of
+the kernels which write to the shortcut divided by the root of how many there are, 2 depth (the paper's section 2.3).
+
+`sampling.sample` lets it write on: it remembers the keys and values of what is there, so that a further token costs one
+position and not all of them.
 """
 
+import math
 from collections.abc import Iterator
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
 from research.config import config, leaf, structure
@@ -19,6 +27,8 @@ from research.models.base import Model
 from research.models.layers import Activation, Dropout, Initializer, TokenNorm, token_norm
 from research.models.transformer import check_tokens, embedding, head_problems, run_blocks
 from research.spec import Spec
+
+POSITIONS_DEVIATION = 0.01
 
 
 @config
@@ -59,12 +69,16 @@ class _GPT(nn.Module):
     vocabulary: int
 
     @nn.compact
-    def __call__(self, inputs: Array, train: bool) -> Array:
+    def __call__(self, inputs: Array, train: bool, start: Array | None = None) -> Array:
+        """With `start`, the position of the first input, earlier ones are remembered; see `transformer.Attention`."""
         config = self.config
         tokens = embedding(self.vocabulary, config, "tokens")
-        positions = embedding(config.context, config, "positions").embedding[: inputs.shape[1]]
-        outputs = tokens(inputs) + positions
+        positions = embedding(config.context, config, "positions", POSITIONS_DEVIATION)
+        first = 0 if start is None else start
+        outputs = tokens(inputs) + positions(first + jnp.arange(inputs.shape[1]))
         if config.dropout is not None:
             outputs = Dropout(config.dropout, name="dropout")(outputs, train)
-        outputs = run_blocks(self, config, outputs, train, norm_first=True, causal=True)
+        scale = 1 / math.sqrt(2 * config.depth)
+        how = {"norm_first": True, "causal": True, "shortcut_scale": scale, "start": start}
+        outputs = run_blocks(self, config, outputs, train, **how)
         return tokens.attend(token_norm(config.norm, config.epsilon, name="norm")(outputs))

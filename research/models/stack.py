@@ -82,7 +82,7 @@ def stack(
 
     scanned = nn.scan(
         body,
-        variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
+        variable_axes={"params": 0, "batch_stats": 0, "cache": 0, "intermediates": 0},
         split_rngs={"params": False},
         in_axes=(0, *(nn.broadcast for _ in shared)),
         length=len(indices),

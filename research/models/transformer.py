@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 from research.errors import UserError
@@ -62,14 +64,24 @@ def run_blocks(
     norm_first: bool,
     causal: bool = False,
     visible: Array | None = None,
+    start: Array | None = None,
+    shortcut_scale: float = 1.0,
 ) -> Array:
     """All blocks of a config, within a module's `__call__`: (batch, positions, width) -> the same.
 
     visible: (batch, positions), which tokens there are; the others are padding.
+    start: where the first of the tokens stands, if those before it are remembered; see `Attention`.
+    shortcut_scale: of the initial kernels of the two layers in each block whose outputs are added to the shortcut.
     """
     keys = keys_of(module, dropout=train and config.dropout is not None)
-    arguments = {"config": config, "train": train, "norm_first": norm_first, "causal": causal}
-    indices, shared = range(config.depth), (visible,)
+    arguments = {
+        "config": config,
+        "train": train,
+        "norm_first": norm_first,
+        "causal": causal,
+        "shortcut_scale": shortcut_scale,
+    }
+    indices, shared = range(config.depth), (visible, start)
     how = {"depth": config.depth, "keys": keys, "shared": shared, "scan": config.scan, "remat": config.remat}
     return stack(Block, arguments, tokens, indices, **how)
 
@@ -83,9 +95,9 @@ def check_tokens(name: str, spec: Spec, context: int | None = None) -> None:
         raise UserError(f"{name}: inputs {spec.shape} are longer than the context of {context} positions")
 
 
-def embedding(count: int, config: Blocks, name: str) -> nn.Embed:
+def embedding(count: int, config: Blocks, name: str, deviation: float = DEVIATION) -> nn.Embed:
     """Learned vectors of `count` tokens or positions."""
-    return nn.Embed(count, config.width, embedding_init=nn.initializers.normal(DEVIATION), name=name)
+    return nn.Embed(count, config.width, embedding_init=nn.initializers.normal(deviation), name=name)
 
 
 class Block(nn.Module):
@@ -95,47 +107,70 @@ class Block(nn.Module):
     train: bool
     norm_first: bool
     causal: bool
+    shortcut_scale: float
 
     @nn.compact
-    def __call__(self, inputs: Array, keys: Keys, visible: Array | None) -> Array:
+    def __call__(self, inputs: Array, keys: Keys, visible: Array | None, start: Array | None) -> Array:
         config = self.config
         outputs = inputs
         for index in range(2):
             normed = token_norm(config.norm, config.epsilon, name=f"norm_{index}")
             seen = normed(outputs) if self.norm_first else outputs
-            added = self._attention(seen, keys, visible) if index == 0 else self._feed_forward(seen, keys)
+            added = self._attention(seen, keys, visible, start) if index == 0 else self._feed_forward(seen, keys)
             if config.dropout is not None:
                 layer = f"dropout_{index}"
                 added = Dropout(config.dropout, name=layer)(added, self.train, keys.of_dropout(layer))
             outputs = outputs + added if self.norm_first else normed(outputs + added)
         return outputs
 
-    def _attention(self, tokens: Array, keys: Keys, visible: Array | None) -> Array:
-        return Attention(self.config, self.causal, name="attention")(tokens, keys, visible)
+    def _attention(self, tokens: Array, keys: Keys, visible: Array | None, start: Array | None) -> Array:
+        layer = Attention(self.config, self.causal, self.shortcut_scale, name="attention")
+        return layer(tokens, keys, visible, start)
 
     def _feed_forward(self, tokens: Array, keys: Keys) -> Array:
         config = self.config
         hidden = _dense(config, config.width * config.expansion, "dense_0", keys)(tokens)
-        return _dense(config, config.width, "dense_1", keys)(activate(config.activation, hidden))
+        return _dense(config, config.width, "dense_1", keys, self.shortcut_scale)(activate(config.activation, hidden))
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads: (batch, positions, width) -> the same."""
+    """Self-attention of several heads: (batch, positions, width) -> the same.
+
+    With `start`, the keys and values of the tokens, the first of which stands at this position, are written to the
+    collection "cache", (batch, config.context, heads, features) each. A single token then sees all that is remembered
+    up to itself. Several tokens see each other alone, so they must be the first.
+    """
 
     config: Blocks
     causal: bool
+    shortcut_scale: float
 
     @nn.compact
-    def __call__(self, tokens: Array, keys: Keys, visible: Array | None) -> Array:
+    def __call__(self, tokens: Array, keys: Keys, visible: Array | None, start: Array | None) -> Array:
         config = self.config
         by_head = (*tokens.shape[:-1], config.heads, config.width // config.heads)
         query, key, value = (
             _dense(config, config.width, name, keys)(tokens).reshape(by_head) for name in ("query", "key", "value")
         )
-        outputs = attention(query, key, value, causal=self.causal, visible=visible)
-        return _dense(config, config.width, "output", keys)(outputs.reshape(tokens.shape))
+        causal = self.causal
+        if start is not None:
+            remembered = [self._remember(name, new, start) for name, new in (("keys", key), ("values", value))]
+            if tokens.shape[1] == 1:
+                key, value = remembered
+                causal, visible = False, jnp.broadcast_to(jnp.arange(key.shape[1]) <= start, key.shape[:2])
+        outputs = attention(query, key, value, causal=causal, visible=visible)
+        return _dense(config, config.width, "output", keys, self.shortcut_scale)(outputs.reshape(tokens.shape))
+
+    def _remember(self, name: str, new: Array, start: Array) -> Array:
+        """The keys or values (batch, context, heads, features) so far, with those of the new tokens."""
+        shape = (new.shape[0], self.config.context, *new.shape[2:])
+        cache = self.variable("cache", name, jnp.zeros, shape, new.dtype)
+        cache.value = jax.lax.dynamic_update_slice_in_dim(cache.value, new, start, axis=1)
+        return cache.value
 
 
-def _dense(config: Blocks, features: int, name: str, keys: Keys) -> nn.Dense:
-    initial = keys.initializer(initializer(config.activation, config.initializer), name)
-    return nn.Dense(features, kernel_init=initial, name=name)
+def _dense(config: Blocks, features: int, name: str, keys: Keys, scale: float = 1.0) -> nn.Dense:
+    """A layer of a block; `scale` is of its initial kernel."""
+    initial = initializer(config.activation, config.initializer)
+    scaled = initial if scale == 1.0 else lambda *arguments: scale * initial(*arguments)
+    return nn.Dense(features, kernel_init=keys.initializer(scaled, name), name=name)

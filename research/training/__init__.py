@@ -7,7 +7,7 @@ What a config file needs is here by name:
 
 from research.training.duration import Duration, epochs, examples, percent, steps
 from research.training.experiment import EarlyStopping, Experiment
-from research.training.objective import CrossEntropy, Objective
+from research.training.objective import CrossEntropy, MaskedToken, NextToken, Objective
 from research.training.optimizers import (
     SGD,
     Adafactor,
@@ -46,9 +46,11 @@ __all__ = [
     "InverseSquareRoot",
     "Linear",
     "Lion",
+    "MaskedToken",
     "Momentum",
     "Muon",
     "Nesterov",
+    "NextToken",
     "Objective",
     "OneCycle",
     "Optimizer",

@@ -12,19 +12,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from research.commandline.console import console
+from research.inspection.tables import size_of
 
 LINES = 20
 """Lines of progress in a pipe, for a whole run; evaluations may add more."""
 SECONDS_BETWEEN_EVALUATIONS = 5.0
 """At least, between two lines in a pipe of which the later is there for an evaluation alone."""
 SECONDS_BETWEEN_FRAMES = 0.1
-LAYERS_SHOWN = 40
-"""Of more parameters than this, the middle of the plan's table is left out."""
 CLASSES_SHOWN = 20
 """Of more classes than this, only those with the lowest F1 are shown."""
 
@@ -42,8 +40,8 @@ def _noted(text: str) -> Text:
 # Before
 
 
-def show_plan(console: Console, plan: Mapping[str, Any], *, layers: bool = False) -> None:
-    """What a run will do, as `run.inspect` tells it; with `layers`, also a table of every parameter."""
+def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
+    """What a run will do, as `run.inspect` tells it."""
     data, table = plan["data"], _pairs()
     table.add_row("model", Text.assemble((plan["model"], "bold"), f", {_parameters(plan)}"))
     splits = ", ".join(f"{data[name]:,} {name}" for name in ("train", "validation", "test") if name in data)
@@ -58,8 +56,6 @@ def show_plan(console: Console, plan: Mapping[str, Any], *, layers: bool = False
     console.print(table)
     if "folder" in plan:
         _print_path(console, "run", plan["folder"])
-    if layers:
-        console.print(Padding(_layers(plan["layers"]), (1, 0, 0, 0)))
 
 
 def _parameters(plan: Mapping[str, Any]) -> str:
@@ -69,20 +65,23 @@ def _parameters(plan: Mapping[str, Any]) -> str:
     return f"{depth}{total:,} parameters{frozen}"
 
 
-def _layers(layers: Sequence[Mapping[str, Any]]) -> Table:
-    table = _grid("parameter", "shape", ">parameters", "")
-    hidden = max(0, len(layers) - LAYERS_SHOWN)
-    for index, layer in enumerate(layers):
-        if hidden and index == LAYERS_SHOWN // 2:
-            table.add_row(f"... {hidden} more ...", "", "", "")
-        if hidden and LAYERS_SHOWN // 2 <= index < LAYERS_SHOWN // 2 + hidden:
-            continue
-        shape = " x ".join(map(str, layer["shape"]))
-        remark = layer.get("kind", "") if layer.get("trainable", True) else "frozen"
-        table.add_row(layer["path"], shape, f"{layer['parameters']:,}", Text(remark, style="dim"))
-    table.add_section()
-    table.add_row("in all", "", f"{sum(layer['parameters'] for layer in layers):,}", "", style="bold")
-    return table
+def show_compiled(console: Console, plan: Mapping[str, Any]) -> None:
+    """What XLA says of a chunk of training, where it was asked."""
+    if "compiled" not in plan:
+        return
+    table = _pairs()
+    words = {
+        "argument_bytes": "state and data that go in",
+        "output_bytes": "state and metrics that come out",
+        "shared_bytes": "of these in the same place",
+        "temporary_bytes": "beside them, at the most",
+    }
+    for name, count in plan["compiled"].items():
+        table.add_row(words[name], f"{size_of(count)}")
+    if not plan["compiled"]:
+        table.add_row("", "XLA tells nothing on this platform")
+    console.print(Text("XLA on the memory of a chunk of steps", style="bold"))
+    console.print(table)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -109,7 +108,7 @@ class Progress:
         self._console = console or globals()["console"]()
         self._clock = clock
         self._total, self._step, self._first = total_steps, first_step, first_step
-        self._shown: dict[str, float] = {}
+        self._shown: dict[str, Any] = {}
         self._began: tuple[int, float] | None = None  # the first row's step and time: compilation is over by then
         self._line_at, self._line_step = -math.inf, -math.inf
         self._is_last_due = False  # the last step's line waits for its evaluation
@@ -143,7 +142,7 @@ class Progress:
         if self._began is None:
             self._began = self._step, now
         if evaluation:
-            self._shown["validation"] = row["accuracy"]
+            self._shown["validation"] = _in_bits(row) or _percent(row["accuracy"])
         else:
             self._shown |= {name: row[name] for name in ("loss", "examples_per_second") if name in row}
         if self._live is not None:
@@ -173,7 +172,7 @@ class Progress:
         if "loss" in self._shown:
             parts.append(Text.assemble("loss ", (f"{self._shown['loss']:.4f}", "bold")))
         if "validation" in self._shown:
-            parts.append(Text.assemble("validation ", (_percent(self._shown["validation"]), "bold green")))
+            parts.append(Text.assemble("validation ", (self._shown["validation"], "bold green")))
         if "examples_per_second" in self._shown:
             parts.append(Text(f"{_rate(self._shown['examples_per_second'])} examples/s"))
         if (left := self._seconds_left()) is not None:
@@ -221,6 +220,18 @@ def show_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
 
 
 def _show_report(console: Console, split: str, report: Mapping[str, Any]) -> None:
+    if "classes" in report:
+        _show_classes(console, split, report)
+    figures = _pairs()
+    if (bits := _in_bits(report)) is not None:
+        figures.add_row(split, Text.assemble((bits, "bold green"), f", over {report['tokens']:,} tokens"))
+        figures.add_row("perplexity", f"{report['perplexity']:.4g}")
+    figures.add_row("accuracy", Text(_percent(report["accuracy"]), style="" if bits else "bold green"))
+    figures.add_row("loss", f"{report['loss']:.4f}")
+    console.print(figures)
+
+
+def _show_classes(console: Console, split: str, report: Mapping[str, Any]) -> None:
     table = _grid(split, ">precision", ">recall", ">F1", ">examples")
     rows, hidden = report["classes"], 0
     if len(rows) > CLASSES_SHOWN:
@@ -237,10 +248,6 @@ def _show_report(console: Console, split: str, report: Mapping[str, Any]) -> Non
     table.add_row("macro average", *cells, f"{support:,}", style="bold")
     console.print(table)
     console.print()
-    figures = _pairs()
-    figures.add_row("accuracy", Text(_percent(report["accuracy"]), style="bold green"))
-    figures.add_row("loss", f"{report['loss']:.4f}")
-    console.print(figures)
 
 
 def show_predictions(console: Console, predictions: Sequence[Mapping[str, Any]], most: int = 3) -> None:
@@ -252,6 +259,11 @@ def show_predictions(console: Console, predictions: Sequence[Mapping[str, Any]],
             cells = (str(prediction["file"]) if first else "", str(name), _percent(probability))
             table.add_row(*cells, prediction.get("note") or "" if first else "", style="bold" if first else "dim")
     console.print(table)
+
+
+def show_sample(console: Console, sampled: Mapping[str, Any]) -> None:
+    """A prompt and how a language model goes on from it."""
+    console.print(Text.assemble((sampled["prompt"], "bold"), sampled["text"]), soft_wrap=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -291,6 +303,12 @@ def duration(seconds: float) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
+
+
+def _in_bits(figures: Mapping[str, Any]) -> str | None:
+    """ "2.345 bits/byte", of what tells language; None of what does not."""
+    found = [(name, value) for name, value in figures.items() if name.startswith("bits_per_")]
+    return f"{found[0][1]:.3f} bits/{found[0][0].removeprefix('bits_per_')}" if found else None
 
 
 def _rate(value: float) -> str:

@@ -16,7 +16,7 @@ from research.training import metrics
 from research.training.experiment import Experiment
 from research.training.plan import Plan, replicate, share
 from research.training.state import Parameters
-from research.training.step import Data, outputs
+from research.training.step import Data, example_keys, outputs
 
 LEAST_BATCH = 256
 """Examples evaluated at once, at least: evaluation keeps no activations, so there is room."""
@@ -26,7 +26,9 @@ BLOCK = 8192
 """Streamed examples brought to the device at once."""
 
 
-def to_device(plan: Plan, split: Split | Streamed, normalisation: Normalisation, limit: int | None = None) -> Data:
+def to_device(
+    plan: Plan, split: Split | Streamed, normalisation: Normalisation | None, limit: int | None = None
+) -> Data:
     """The first `limit` examples of a split as arrays on the plan's devices; all of them by default."""
     count = len(split) if limit is None else min(limit, len(split))
     inputs = split.read(np.arange(count)) if isinstance(split, Streamed) else split.inputs[:count]
@@ -47,21 +49,26 @@ def data_shapes(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str,
     return {"train": of("train", *train), "test": of("test", min(BLOCK, len(test)))}
 
 
-def as_float32(normalisation: Normalisation) -> Normalisation:
+def as_float32(normalisation: Normalisation | None) -> Normalisation | None:
     """The normalisation as arrays of one dtype, so that no program depends on which numbers they are."""
+    if normalisation is None:
+        return None
     return Normalisation(*(np.asarray(value, np.float32) for value in normalisation))
 
 
 def evaluate(
     plan: Plan, experiment: Experiment, frozen: Parameters, used: tuple[Parameters, Parameters], data: Data
 ) -> dict[str, np.ndarray]:
-    """Sums over all examples of `data`: loss (), correct (), count (), confusion (classes, classes)."""
+    """Sums over all examples of `data`: loss (), correct (), count (), confusion (classes, classes).
+
+    For an objective of tokens they are sums over those, and there is no confusion matrix.
+    """
     sums = evaluate_block(plan, experiment, frozen, *used, data, np.int32(data.labels.shape[0]))
     return jax.tree.map(np.asarray, sums)
 
 
 def evaluate_split(
-    plan: Plan, experiment: Experiment, frozen, used, split: Split | Streamed, normalisation: Normalisation
+    plan: Plan, experiment: Experiment, frozen, used, split: Split | Streamed, normalisation: Normalisation | None
 ) -> dict[str, np.ndarray]:
     """The same of a split on the host, block by block where it is streamed."""
     if not isinstance(split, Streamed):
@@ -71,28 +78,44 @@ def evaluate_split(
         indices = np.minimum(np.arange(start, start + min(BLOCK, len(split))), len(split) - 1)
         data = replicate(plan, Data(split.read(indices), split.labels[indices], as_float32(normalisation)))
         count = np.int32(min(BLOCK, len(split) - start))
-        sums = jax.tree.map(np.asarray, evaluate_block(plan, experiment, frozen, *used, data, count))
+        sums = evaluate_block(plan, experiment, frozen, *used, data, count, np.int32(start))
+        sums = jax.tree.map(np.asarray, sums)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
     return total
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def evaluate_block(
-    plan: Plan, experiment: Experiment, frozen, trainable, model_state, data: Data, count: jax.Array
+    plan: Plan,
+    experiment: Experiment,
+    frozen,
+    trainable,
+    model_state,
+    data: Data,
+    count: jax.Array,
+    first: jax.Array | int = 0,
 ) -> dict[str, jax.Array]:
-    """Sums over the first `count` examples of `data`."""
+    """Sums over the first `count` examples of `data`, which is the part of a split that begins at its example `first`.
+
+    What the objective draws for an example, to mask tokens say, follows from its place in the split alone, so that
+    evaluations can be compared, whatever their seed and batch size.
+    """
     examples = data.labels.shape[0]
     size = batch_size(plan, experiment, examples)
 
     def one_batch(start):
         indices = start + jnp.arange(size)
         batch = share(plan, {"inputs": data.inputs[indices], "labels": data.labels[indices]})
+        keys = example_keys(jax.random.key(0), first + indices)
         inputs = normalise(data.normalisation, batch["inputs"])
+        inputs, labels = experiment.objective.prepare(keys, inputs, batch["labels"], plan.spec)
         logits, _ = outputs(plan, experiment, frozen, trainable, model_state, inputs, train=False)
-        losses = experiment.objective.losses(logits, batch["labels"])
+        losses = experiment.objective.losses(logits, labels)
         inside = indices < count
-        sums = metrics.batch_sums(losses, logits, batch["labels"], inside)
-        return sums | {"confusion": metrics.confusion(logits, batch["labels"], inside, plan.spec.classes)}
+        sums = metrics.batch_sums(losses, logits, labels, inside)
+        if not experiment.objective.of_tokens:
+            sums["confusion"] = metrics.confusion(logits, labels, inside, plan.spec.classes)
+        return sums
 
     def add(totals, start):
         return jax.tree.map(jnp.add, totals, one_batch(start)), None

@@ -12,9 +12,10 @@ from research.config import config, edge, leaf, structure
 from research.data.augmentation import Augmentation
 from research.data.base import Dataset
 from research.models.base import AnyModel
+from research.models.bert import BERT
 from research.parameters.partition import Partition
 from research.training.duration import Duration, epochs, steps
-from research.training.objective import CrossEntropy, Objective
+from research.training.objective import CrossEntropy, NextToken, Objective
 from research.training.optimizers import AdamW, Optimizer
 from research.training.schedules import Constant, Schedule
 
@@ -80,5 +81,7 @@ class Experiment:
         if mixes and not self.objective.takes_probabilities:
             kind = type(self.objective).__name__
             yield "augmentation.mixup", f"makes probabilities of labels, and the objective {kind} takes classes alone"
+        if isinstance(self.objective, NextToken) and isinstance(self.model, BERT):
+            yield "objective", "BERT sees the next token before it is to tell it; use MaskedToken, or the model GPT"
         if self.duration.unit == "percent":
             yield "duration", "a percentage of what? say steps, epochs or examples"

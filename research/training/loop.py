@@ -89,7 +89,11 @@ def fit(work: Work, edge: Edge, state: State, progress: Progress) -> tuple[State
         progress.time = before + time.perf_counter() - begun
         return progress.time
 
+    unit = token_unit(work)
+
     def emit(row: dict[str, Any]) -> None:
+        if unit is not None:
+            row = row | metrics.of_language(row["loss"], unit)
         edge.write(row)
         edge.show(row)
 
@@ -199,6 +203,13 @@ def evaluate(work: Work, leaves: Experiment, state: State, watched: dict[str, An
     return row
 
 
+def token_unit(work: Work) -> str | None:
+    """What the losses are about: a "byte" or another "token"; None where it is whole examples."""
+    if not work.experiment.objective.of_tokens:
+        return None
+    return "byte" if work.loaded.kind == "bytes" else "token"
+
+
 def judge(experiment: Experiment, progress: Progress, row: dict[str, Any]) -> bool:
     """Whether an evaluation is the best so far; counts it in `progress`. One that is not finite never is."""
     metric = experiment.select.removeprefix("validation/")
@@ -238,8 +249,8 @@ def _explain_nonfinite(
     )
 
 
-def report(work: Work, state: State, split: str) -> metrics.Report:
-    """Test figures of a state on a whole split."""
+def report(work: Work, state: State, split: str) -> dict[str, Any]:
+    """Figures of a state on a whole split as plain data, as summary.json holds them."""
     plan, loaded = work.plan, work.loaded
     sums = evaluation.evaluate_split(
         plan,
@@ -249,4 +260,26 @@ def report(work: Work, state: State, split: str) -> metrics.Report:
         loaded.splits[split],
         loaded.normalisation,
     )
-    return metrics.report(sums["confusion"], sums["loss"], plan.spec.names)
+    if (unit := token_unit(work)) is not None:
+        return language_figures(sums, unit)
+    return figures(metrics.report(sums["confusion"], sums["loss"], plan.spec.names))
+
+
+def figures(report: metrics.Report) -> dict[str, Any]:
+    """A report as plain data."""
+    return {
+        "examples": report.count,
+        "loss": report.loss,
+        "accuracy": report.accuracy,
+        "precision": report.macro_precision,
+        "recall": report.macro_recall,
+        "f1": report.macro_f1,
+        "classes": [row._asdict() for row in report.classes],
+        "mistakes": [mistake._asdict() for mistake in report.mistakes],
+    }
+
+
+def language_figures(sums: dict[str, np.ndarray], unit: str) -> dict[str, Any]:
+    """Figures of sums over tokens, as plain data."""
+    loss, accuracy = (float(sums[name] / sums["count"]) for name in ("loss", "correct"))
+    return {"tokens": int(sums["count"]), "loss": loss, "accuracy": accuracy, **metrics.of_language(loss, unit)}

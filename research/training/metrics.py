@@ -4,6 +4,7 @@ Sums of batches can be added, whatever their sizes, and a masked example counts 
 partial last batch is exact. Everything that a classification report tells is in the confusion matrix.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,14 +14,20 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Int32
 
 
 def batch_sums(
-    losses: Float[Array, "batch"], logits: Float[Array, "batch classes"], labels: Array, mask: Bool[Array, "batch"]
+    losses: Float[Array, "batch *positions"],
+    logits: Float[Array, "batch *positions classes"],
+    labels: Array,
+    mask: Bool[Array, "batch"],
 ) -> dict[str, Array]:
     """{"loss": float32, "correct": int32, "count": int32}: sums over the examples that `mask` lets through.
 
     Labels are integers (batch,) or probabilities (batch, classes), of which the likeliest class counts. What is masked
-    may be anything, NaN included.
+    may be anything, NaN included. With integers (batch, positions), there being a loss for each position, the sums are
+    over positions, and those that are negative do not count.
     """
-    correct = (jnp.argmax(logits, axis=-1) == _classes(labels)) & mask
+    labels = _classes(labels)
+    mask = mask.reshape(-1, *[1] * (labels.ndim - 1)) & (labels >= 0)
+    correct = (jnp.argmax(logits, axis=-1) == labels) & mask
     return {
         "loss": jnp.sum(jnp.where(mask, losses, 0), dtype=jnp.float32),
         "correct": jnp.sum(correct, dtype=jnp.int32),
@@ -37,7 +44,7 @@ def confusion(
 
 
 def _classes(labels):
-    return labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
+    return labels if jnp.issubdtype(labels.dtype, jnp.integer) else jnp.argmax(labels, axis=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -100,6 +107,15 @@ def report(
         classes=tuple(map(ClassReport, names, *columns)),
         mistakes=_mistakes(confusion, names, most),
     )
+
+
+def of_language(loss: float, unit: str) -> dict[str, float]:
+    """What a mean cross-entropy of tokens, in nats, is called elsewhere: {"perplexity", "bits_per_byte"}.
+
+    unit: what a token is, "byte" or "token". The perplexity is how many equally likely tokens are as hard to choose of.
+    """
+    perplexity = math.exp(loss) if loss < 700 else math.inf
+    return {"perplexity": perplexity, f"bits_per_{unit}": loss / math.log(2)}
 
 
 def _ratio(part, whole):

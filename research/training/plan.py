@@ -21,6 +21,7 @@ from research.parameters import partition, paths
 from research.spec import Spec
 from research.training.duration import to_steps
 from research.training.experiment import Experiment
+from research.training.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,13 @@ class Plan:
 def make_plan(experiment: Experiment, loaded: Loaded) -> Plan:
     """The plan of an experiment on its data. Raises UserError for a model, partition or batch that does not fit."""
     train = loaded.splits["train"]
+    makes_targets = type(experiment.objective).prepare is not Objective.prepare
+    if train.labels.min() < 0 and not makes_targets:
+        data, objective = type(experiment.data).__name__, type(experiment.objective).__name__
+        raise UserError(
+            f"objective: {objective} needs labels, and {data} has none; NextToken and MaskedToken make their targets "
+            "of the examples"
+        )
     return plan_for(experiment, loaded.spec, len(train), loaded.background, streamed=isinstance(train, Streamed))
 
 
@@ -127,7 +135,7 @@ def initial_variables(plan: Plan, experiment: Any) -> tuple[dict[str, jax.Array]
     return flattened(plan.network(experiment).init(purpose_key(experiment, "initial parameters")))
 
 
-PURPOSES = ("initial parameters", "dropout", "augmentation")
+PURPOSES = ("initial parameters", "dropout", "augmentation", "objective")
 
 
 def purpose_key(experiment: Experiment, purpose: str, step: jax.Array | None = None) -> jax.Array:

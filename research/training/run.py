@@ -18,14 +18,17 @@ import numpy as np
 
 from research.commandline.loading import blaming_if_there, load_config, modules_beside
 from research.config import fingerprint, to_json
-from research.data import base, pictures
+from research.data import base, pictures, text
 from research.data.base import Loaded, Streamed
 from research.errors import UserError
+from research.inspection import Inspection, tables
+from research.models import GPT, sampling
 from research.parameters import counts
-from research.training import display, evaluation, folder, interruption, loop, metrics, step, writers
+from research.training import display, evaluation, folder, interruption, loop, step, writers
 from research.training.checkpoints import Checkpoints, match
 from research.training.experiment import Experiment
 from research.training.folder import RunFolder
+from research.training.inspecting import inspect_experiment
 from research.training.plan import Plan, boundary, make_plan, milestones, plan_for, replicate, shapes
 from research.training.state import State, as_flat, from_flat
 
@@ -33,15 +36,19 @@ from research.training.state import State, as_flat, from_flat
 # Inspect
 
 
-def inspect(experiment: Experiment) -> dict[str, Any]:
-    """What a run would do: its model, parameters, data and steps. Computes nothing and writes nothing."""
+def inspect(experiment: Experiment, *, compiled: bool = False) -> tuple[dict[str, Any], Inspection]:
+    """What a run would do, and its network. Computes nothing and writes nothing; XLA's own figures if `compiled`."""
     loaded = experiment.data.load()
     plan = make_plan(experiment, loaded)
     rehearse(experiment, plan, loaded)
-    return describe_plan(experiment, plan, loaded)
+    inspection = inspect_experiment(experiment, plan, loaded)
+    described = describe_plan(experiment, plan, loaded, inspection)
+    if compiled:
+        described["compiled"] = xla_figures(experiment, plan, loaded)
+    return described, inspection
 
 
-def describe_plan(experiment: Experiment, plan: Plan, loaded: Loaded) -> dict[str, Any]:
+def describe_plan(experiment: Experiment, plan: Plan, loaded: Loaded, inspection: Inspection) -> dict[str, Any]:
     """A plan as plain data: what `--mode inspect` prints and `inspection.json` holds."""
     parameters, _ = shapes(experiment, plan.spec)
     frozen = set(plan.frozen)
@@ -74,6 +81,25 @@ def describe_plan(experiment: Experiment, plan: Plan, loaded: Loaded) -> dict[st
         "log_every": log_every,
         "evaluate_every": evaluate_every,
         "device": _device(plan),
+        "depth": inspection.depth.longest,
+        "network": tables.as_json(inspection),
+    }
+
+
+def xla_figures(experiment: Experiment, plan: Plan, loaded: Loaded) -> dict[str, int]:
+    """What XLA says of a chunk of training, compiled: bytes of arguments, results, what is shared, and the rest."""
+    leaves = boundary(experiment)
+    state, frozen = jax.eval_shape(functools.partial(step.initial_state, plan), leaves)
+    data = evaluation.data_shapes(plan, experiment, loaded)["train"]
+    chunk = step.train_chunk.lower(plan, leaves, frozen, state, data, loop.lengths(0, [1]))
+    memory = chunk.compile().memory_analysis()
+    if memory is None:  # not every platform tells
+        return {}
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "shared_bytes": memory.alias_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
     }
 
 
@@ -104,11 +130,13 @@ def train(
     if experiment.tensorboard:
         writers.check_tensorboard()
     loaded = experiment.data.load()
-    with blaming_if_there(config_file):
-        plan = make_plan(experiment, loaded)
-        rehearse(experiment, plan, loaded)
-    described = describe_plan(experiment, plan, loaded)
     with interruption.signals() as interrupted:
+        with blaming_if_there(config_file):
+            plan = make_plan(experiment, loaded)
+            rehearse(experiment, plan, loaded)
+        described = describe_plan(experiment, plan, loaded, inspect_experiment(experiment, plan, loaded))
+        if interrupted():  # there is nothing to save yet
+            raise KeyboardInterrupt
         run = folder.create(workdir, experiment.name, fingerprint(experiment))
         display.show_plan(display.console(), {**described, "folder": str(run.path), "changes": list(changes)})
         with run.lock():
@@ -256,8 +284,7 @@ def summarise(run: RunFolder, work: loop.Work, state: State, progress: loop.Prog
     if progress.best_step is None:
         raise loop.NonFinite(f"{run.path}: no evaluation had a finite loss, so there is no best checkpoint to test")
     best, frozen = load_best(run, work.experiment, work.plan)
-    report = loop.report(work._replace(frozen=frozen), best, "test")
-    return summary | {"test": figures(report)}
+    return summary | {"test": loop.report(work._replace(frozen=frozen), best, "test")}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -303,8 +330,8 @@ def evaluate(path: str, *, split: str = "test") -> dict[str, Any]:
     experiment = read_experiment(run)
     loaded, plan = load_for(run, experiment)
     state, frozen = load_best(run, experiment, plan)
-    report = loop.report(loop.Work(experiment, plan, loaded, frozen), state, split)
-    return {"folder": str(run.path), "split": split, "step": int(state.step), split: figures(report)}
+    figures = loop.report(loop.Work(experiment, plan, loaded, frozen), state, split)
+    return {"folder": str(run.path), "split": split, "step": int(state.step), split: figures}
 
 
 def predict(path: str, files: Sequence[str]) -> list[dict[str, Any]]:
@@ -333,17 +360,34 @@ def predict(path: str, files: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def figures(report: metrics.Report) -> dict[str, Any]:
-    """A report as plain data, as summary.json holds it."""
+def sample(path: str, prompt: str, *, count: int | None = None, seed: int = 0, **how: Any) -> dict[str, Any]:
+    """How a run's language model goes on from a text; `how` is as `models.sampling.sample` takes it.
+
+    count: of tokens; up to the length that the model was trained on if None, for later positions have learned nothing.
+    Raises UserError for a run of another kind of model or data.
+    """
+    run = folder.open_run(path)
+    experiment = read_experiment(run)
+    told = run.read_json("data.json")
+    data = base.from_description(told)
+    if not isinstance(experiment.model, GPT) or data.kind != "bytes":
+        what = f"{type(experiment.model).__name__} on {type(experiment.data).__name__}"
+        raise UserError(f"{run.path}: is of {what}; only GPT on the bytes of a text can be sampled from")
+    plan = plan_for(experiment, data.spec, told["examples"]["train"], data.background)
+    state, frozen = load_best(run, experiment, plan)
+    trainable, model_state = state.used()
+    parameters = plan.merge(trainable, frozen, model_state)["params"]
+    tokens = text.as_tokens(prompt)[None]
+    if count is None:
+        count = max(data.spec.shape[0] - tokens.shape[1], 0)
+    key = jax.random.key(seed)
+    written = sampling.sample(experiment.model, data.spec, parameters, tokens, key, count=count, **how)
     return {
-        "examples": report.count,
-        "loss": report.loss,
-        "accuracy": report.accuracy,
-        "precision": report.macro_precision,
-        "recall": report.macro_recall,
-        "f1": report.macro_f1,
-        "classes": [row._asdict() for row in report.classes],
-        "mistakes": [mistake._asdict() for mistake in report.mistakes],
+        "folder": str(run.path),
+        "step": int(state.step),
+        "prompt": prompt,
+        "text": text.as_text(written[0]),
+        "tokens": written[0].tolist(),
     }
 
 

@@ -16,12 +16,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.data import augmentation, order
-from research.data.base import Normalisation
+from research.data import order
+from research.data.augmentation import augment
+from research.data.base import Normalisation, normalise
+from research.errors import UserError
+from research.models.base import stacks
 from research.parameters import paths
 from research.parameters.partition import is_kernel
 from research.training import metrics, schedules
 from research.training.experiment import Experiment
+from research.training.objective import example_losses
+from research.training.optimizers import transformation_for
 from research.training.plan import Plan, initial_variables, purpose_key, share
 from research.training.state import Parameters, State
 
@@ -37,7 +42,7 @@ class Data(NamedTuple):
 
     inputs: jax.Array
     labels: jax.Array
-    normalisation: Normalisation
+    normalisation: Normalisation | None
 
 
 def initial_state(plan: Plan, experiment: Experiment) -> tuple[State, Parameters]:
@@ -58,11 +63,15 @@ def _initial_state(experiment: Experiment, trainable: Parameters, model_state: P
         step=zero,
         trainable=trainable,
         model_state=model_state,
-        optimizer_state=experiment.optimizer.transformation(is_kernel).init(trainable),
+        optimizer_state=_transformation(experiment).init(trainable),
         average=average,
         skipped=zero,
         skipped_in_row=zero,
     )
+
+
+def _transformation(experiment: Experiment):
+    return transformation_for(experiment.optimizer, is_kernel, stacks(experiment.model))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -70,20 +79,37 @@ def _initial_state(experiment: Experiment, trainable: Parameters, model_state: P
 
 
 def batch_at(plan: Plan, experiment: Experiment, data: Data, step: jax.Array, first_step: jax.Array) -> Batch:
-    """The examples of a step, normalised and augmented: a function of the seeds and the step alone."""
+    """The examples of a step as the model sees them, and its targets: a function of the seeds and the step alone."""
     if plan.streamed:
         batch = {"inputs": data.inputs[step - first_step], "labels": data.labels[step - first_step]}
     else:
         indices = order.indices(experiment.data_seed, step, batch_size=experiment.batch_size, examples=plan.examples)
         batch = {"inputs": data.inputs[indices], "labels": data.labels[indices]}
     batch = share(plan, batch)
-    inputs, labels = batch["inputs"].astype(jnp.float32) * data.normalisation.scale, batch["labels"]
-    if experiment.augmentation is not None:
-        key = purpose_key(experiment, "augmentation", step)
-        inputs, labels = augmentation.augment(
-            experiment.augmentation, key, inputs, labels, classes=plan.spec.classes, fill=plan.fill
+    inputs, labels = batch["inputs"], batch["labels"]
+    if experiment.augmentation is None:
+        inputs = normalise(data.normalisation, inputs)
+    else:
+        if data.normalisation is None:
+            raise UserError("augmentation: these examples are tokens, which are names; only amounts can be changed")
+        scale, mean, deviation = data.normalisation
+        inputs, labels = augment(
+            experiment.augmentation,
+            purpose_key(experiment, "augmentation", step),
+            inputs.astype(jnp.float32) * scale,
+            labels,
+            classes=plan.spec.classes,
+            fill=plan.fill,
         )
-    return {"inputs": (inputs - data.normalisation.mean) / data.normalisation.deviation, "labels": labels}
+        inputs = (inputs - mean) / deviation
+    keys = example_keys(purpose_key(experiment, "objective", step), jnp.arange(experiment.batch_size))
+    inputs, labels = experiment.objective.prepare(keys, inputs, labels, plan.spec)
+    return {"inputs": inputs, "labels": labels}
+
+
+def example_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
+    """A key for each of some examples, whatever the others are."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,7 +122,7 @@ def outputs(plan: Plan, experiment: Experiment, frozen, trainable, model_state, 
     if experiment.precision != "float32":
         low = jnp.dtype(experiment.precision)
         variables = {**variables, "params": jax.tree.map(lambda x: x.astype(low), variables["params"])}
-        inputs = inputs.astype(low)
+        inputs = inputs.astype(low) if jnp.issubdtype(inputs.dtype, jnp.floating) else inputs
     logits, changed = plan.network(experiment).apply(variables, inputs, **options)
     return logits.astype(jnp.float32), changed
 
@@ -109,10 +135,11 @@ def loss_and_gradient(plan: Plan, experiment: Experiment, frozen, trainable, mod
             plan, experiment, frozen, trainable, model_state, batch["inputs"], train=True, key=key
         )
         losses = experiment.objective.losses(logits, batch["labels"])
-        sums = metrics.batch_sums(losses, logits, batch["labels"], jnp.ones(losses.shape, bool))
+        sums = metrics.batch_sums(losses, logits, batch["labels"], jnp.ones(len(losses), bool))
         new_state = paths.flatten(changed)
         new_state = {path: new_state[path].astype(old.dtype) for path, old in model_state.items()}
-        return losses.mean() + experiment.objective.penalty(trainable, is_kernel), (sums, new_state)
+        mean = example_losses(losses, batch["labels"]).mean()
+        return mean + experiment.objective.penalty(trainable, is_kernel), (sums, new_state)
 
     return jax.value_and_grad(loss, has_aux=True)(trainable)
 
@@ -164,9 +191,7 @@ def train_step(
     if experiment.clip is not None:
         factor = jnp.minimum(1.0, experiment.clip / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
         gradient = jax.tree.map(lambda g: g * factor, gradient)
-    direction, optimizer_state = experiment.optimizer.transformation(is_kernel).update(
-        gradient, state.optimizer_state, state.trainable
-    )
+    direction, optimizer_state = _transformation(experiment).update(gradient, state.optimizer_state, state.trainable)
     rate = learning_rate(plan, experiment, state.step)
     update = jax.tree.map(lambda d: -rate * d, direction)
     trainable = jax.tree.map(jnp.add, state.trainable, update)
@@ -299,8 +324,12 @@ def norms_by_layer(squares: Parameters) -> dict[str, jax.Array]:
 
 
 def activation_norms(plan: Plan, experiment: Experiment, frozen, state: State, batch: Batch) -> dict[str, jax.Array]:
-    """The root mean square of each layer's outputs on a batch, as evaluated."""
-    layers = tuple(dict.fromkeys(path.rpartition("/")[0] for path in plan.trainable + plan.frozen))
+    """The root mean square of each layer's outputs on a batch, as evaluated.
+
+    A parameter may be in no layer but in the model itself, as BERT's last bias is.
+    """
+    layers = dict.fromkeys(path.rpartition("/")[0] for path in plan.trainable + plan.frozen)
+    layers = tuple(filter(None, layers))
     _, changed = outputs(
         plan, experiment, frozen, state.trainable, state.model_state, batch["inputs"], train=False, features=layers
     )

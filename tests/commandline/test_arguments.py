@@ -52,6 +52,13 @@ def test_flags_and_pictures_may_be_mixed():
     assert (arguments.run, arguments.format, arguments.mode) == ("runs/a/b", "json", "predict")
 
 
+def test_how_to_sample_can_be_said():
+    line = "--mode sample --run r --prompt 'while ' --tokens 9 --temperature 0.5 --top_k 3 --seed 4"
+    arguments = parse(shlex.split(line))
+    assert (arguments.prompt, arguments.tokens, arguments.temperature) == ("while ", 9, 0.5)
+    assert (arguments.top_k, arguments.top_p, arguments.seed) == (3, None, 4)
+
+
 def test_what_is_not_said_has_a_default():
     arguments = parse(["--config", "exp.py"])
     assert (arguments.mode, arguments.workdir, arguments.split, arguments.format) == ("train", "runs", "test", "table")
@@ -74,11 +81,16 @@ def test_what_is_not_said_has_a_default():
         (["--mode", "evaluate"], "--mode evaluate: say which run with --run FOLDER"),
         (["--mode", "predict", "x.png"], "--mode predict: say which run with --run FOLDER"),
         (["--mode", "predict", "--run", "r"], "--mode predict: say which pictures"),
+        (["--mode", "sample"], "--mode sample: say which run with --run FOLDER"),
+        (["--mode", "sample", "--run", "r", "--top_k", "few"], "--top_k=few"),
+        (["--mode", "sample", "--run", "r", "--split", "test"], "--split: goes with --mode evaluate"),
+        (["--mode", "evaluate", "--run", "r", "--prompt", "a"], "--prompt: goes with --mode sample, and this is"),
+        (["--mode", "sample", "--run", "r", "a.txt"], "a.txt: what is it?"),
         (["--mode", "inspect"], "--mode inspect: say which config with --config FILE"),
         (["--mode", "train"], "say what to train with --config FILE"),
         (["--tensorboard"], "say what to train with --config FILE"),
-        (["--run", "r"], "--run: goes with --mode evaluate or predict; to go on with a run: --resume"),
-        (["--mode", "inspect", "--config", "x.py", "--run", "r"], "--run: goes with --mode evaluate or predict"),
+        (["--run", "r"], "--run: goes with --mode evaluate, predict or sample; to go on with a run: --resume"),
+        (["--mode", "inspect", "--config", "x.py", "--run", "r"], "--run: goes with --mode evaluate, predict or"),
         (["--resume", "r", "--config", "x.py"], "--config: a resumed run has its own"),
         (["--resume", "r", "--workdir", "w"], "--workdir: a resumed run has its own"),
         (["--resume", "r", "--config.seed", "1"], "--config.seed: a run's config is fixed"),

@@ -215,7 +215,7 @@ def test_a_description_says_how_many_examples_each_split_has():
     assert describe(put_together())["examples"] == {"train": 30, "validation": 9, "test": 12}
 
 
-@pytest.mark.parametrize("break_it", [lambda d: d.pop("names"), lambda d: d.update(normalisation=None), dict.clear])
+@pytest.mark.parametrize("break_it", [lambda d: d.pop("names"), lambda d: d.update(normalisation=3), dict.clear])
 def test_a_damaged_description_is_refused(break_it):
     description = describe(put_together())
     break_it(description)
@@ -223,7 +223,7 @@ def test_a_damaged_description_is_refused(break_it):
         from_description(description)
 
 
-@pytest.mark.parametrize("change", [{"classes": 4}, {"shape": [4, 4, 3]}])
+@pytest.mark.parametrize("change", [{"classes": 4}, {"shape": [4, 4, 3]}, {"normalisation": None}, {"tokens": 9}])
 def test_a_description_that_contradicts_itself_is_refused(change):
     with pytest.raises(UserError, match="contradicts itself"):
         from_description({**describe(put_together()), **change})

@@ -46,6 +46,25 @@ def test_padding_changes_nothing(scan):
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_after_the_first_separator_begins_the_second_segment():
+    one, two = (network(dataclasses.replace(SMALL, separator=separator), spec(8, 11, 3)) for separator in (None, 9))
+    variables = jax.jit(one.init)(jax.random.key(0))
+    first, second = variables["params"]["segments"]["embedding"]
+    same = {**variables["params"], "segments": {"embedding": np.stack([first, first])}}
+    tokens = np.array([[1, 2, 9, 4, 5, 9, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8]])
+    segments = np.array([[0, 0, 0, 1, 1, 1, 1, 1], [0] * 8])
+
+    def embedded(net, params):
+        run = jax.jit(lambda tokens: net.apply({"params": params}, tokens, train=False, features=("segments", "norm")))
+        return run(tokens)[1]["features"]
+
+    found = embedded(two, variables["params"])
+    np.testing.assert_array_equal(found["segments"], np.stack([first, second])[segments])
+    np.testing.assert_array_equal(embedded(two, same)["norm"], embedded(one, same)["norm"])
+    changed = np.any(np.asarray(found["norm"] != embedded(one, variables["params"])["norm"]), axis=-1)
+    np.testing.assert_array_equal(changed, segments == 1)
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match=r"BERT: inputs \(11,\) are longer than the context of 10 positions"):
         network(SMALL, spec(11, 7, 2))
@@ -53,12 +72,16 @@ def test_what_cannot_be_is_refused():
         network(SMALL, Spec((64,), 2, ("a", "b")))
     with pytest.raises(UserError, match="which of 7 tokens it is; the data has 2 classes"):
         network(BERT(head="tokens"), spec(8, 7, 2))
+    for name in ("padding", "separator"):
+        with pytest.raises(UserError, match=f"BERT: {name} 11 is no token; there are 11, from 0"):
+            network(dataclasses.replace(SMALL, **{name: 11}), spec(8, 11, 2))
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("head", ["class", "tokens"])
-def test_logits_are_those_of_transformers(head, scan, copied_parameters):
+@pytest.mark.parametrize("separator", [None, 9])
+def test_logits_are_those_of_transformers(head, scan, separator, copied_parameters):
     transformers = pytest.importorskip("transformers")
     import torch
 
@@ -108,10 +131,17 @@ def test_logits_are_those_of_transformers(head, scan, copied_parameters):
         array = theirs[f"{where}{layers[layer]}.{'bias' if kind == 'bias' else 'weight'}"]
         return array.T if kind == "kernel" else array
 
-    net = network(dataclasses.replace(SMALL, head=head, scan=scan), spec(8, 23, 5 if head == "class" else 23))
-    tokens = np.random.default_rng(0).integers(1, 23, (2, 8))
+    model = dataclasses.replace(SMALL, head=head, scan=scan, separator=separator)
+    net = network(model, spec(8, 23, 5 if head == "class" else 23))
+    tokens = np.random.default_rng(0).integers(10, 23, (2, 8))
     tokens[1, 6:] = 0
+    segments = np.zeros((2, 8), int)
+    if separator is not None:
+        tokens[0, [2, 6]] = tokens[1, 3] = separator
+        segments[0, 3:] = segments[1, 4:] = 1
     with torch.no_grad():
-        expected = twin(torch.tensor(tokens), attention_mask=torch.tensor(tokens != 0)).logits.numpy()
+        expected = twin(
+            torch.tensor(tokens), attention_mask=torch.tensor(tokens != 0), token_type_ids=torch.tensor(segments)
+        ).logits.numpy()
     ours = net.apply(copied_parameters(net, array_of), tokens, train=False)[0]
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from research.config import validate
 from research.errors import UserError
 from research.models import GPT, network
-from research.parameters import flatten, total
+from research.parameters import flatten, read, total, views
 from research.spec import Spec
 
 SMALL = GPT(depth=3, width=32, heads=4, context=10)
@@ -46,6 +46,18 @@ def test_a_position_depends_on_itself_and_what_is_before_it():
     changed = np.any(np.asarray(run(tokens) != run(other)), axis=(0, 2))
     assert changed.tolist() == [False] * 5 + [True] * 3
     assert run(tokens).shape == (2, 8, 11)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_initial_values_are_those_of_gpt_2(scan):
+    net = network(GPT(depth=8, width=64, heads=4, context=64, scan=scan), spec(8, 50))
+    parameters = flatten(jax.jit(net.init)(jax.random.key(0))["params"])
+    shallower = {"positions/embedding": 0.01}
+    for path in views(parameters, net.stacks):
+        if path.endswith(("kernel", "embedding")):
+            is_added = path.endswith(("attention/output/kernel", "dense_1/kernel"))
+            expected = shallower.get(path, 0.02 / np.sqrt(16) if is_added else 0.02)
+            assert np.std(read(parameters, path, net.stacks)) == pytest.approx(expected, rel=0.06), path
 
 
 def test_what_cannot_be_is_refused():

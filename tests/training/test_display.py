@@ -206,14 +206,6 @@ def test_a_plan_says_what_will_be_done_on_what_and_where():
     ]
 
 
-def test_a_long_table_of_parameters_leaves_out_its_middle_and_counts_it():
-    out = shown(display.show_plan, PLAN, layers=True)
-    assert out.count("stage_0/convolution_") == display.LAYERS_SHOWN
-    assert "... 20 more ..." in out
-    assert f"{60 * 2304:,}" in out
-    assert "frozen" in out
-
-
 def test_a_summary_has_test_figures_classes_time_and_folder():
     out = shown(display.show_summary, SUMMARY)
     for part in (

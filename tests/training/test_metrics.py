@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from research.training.metrics import Mistake, batch_sums, confusion, report
+from research.training.metrics import Mistake, batch_sums, confusion, of_language, report
 
 CLASSES = 6
 
@@ -60,6 +60,26 @@ def test_dtypes_do_not_depend_on_those_of_the_losses():
     assert {k: v.dtype.name for k, v in sums.items()} == {
         "loss": "float32", "correct": "int32", "count": "int32", "confusion": "int32"
     }  # fmt: skip
+
+
+def test_tokens_are_summed_over_those_that_count():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 8, CLASSES)).astype(np.float32)
+    labels = rng.integers(-1, CLASSES, (5, 8)).astype(np.int32)
+    losses = np.where(labels < 0, np.nan, rng.random((5, 8))).astype(np.float32)
+    mask = np.array([True, True, False, True, False])
+    sums = jax.jit(batch_sums)(losses, logits, labels, mask)
+    counted = (labels >= 0) & mask[:, None]
+    assert sums["count"] == counted.sum()
+    assert sums["correct"] == ((logits.argmax(-1) == labels) & counted).sum()
+    np.testing.assert_allclose(sums["loss"], losses[counted].astype(np.float64).sum(), rtol=1e-6)
+    assert {k: v.dtype.name for k, v in sums.items()} == {"loss": "float32", "correct": "int32", "count": "int32"}
+
+
+def test_perplexity_and_bits_are_the_loss_in_other_words():
+    assert of_language(np.log(256), "byte") == pytest.approx({"perplexity": 256, "bits_per_byte": 8})
+    assert of_language(0.0, "token") == {"perplexity": 1, "bits_per_token": 0}
+    assert of_language(1e6, "byte")["perplexity"] == np.inf
 
 
 def test_of_probabilities_the_likeliest_class_counts():

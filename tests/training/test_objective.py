@@ -10,7 +10,8 @@ import scipy.special
 from research.config import as_arrays, config, validate
 from research.data import Augmentation
 from research.errors import UserError
-from research.training.objective import CrossEntropy, Objective
+from research.spec import Spec
+from research.training.objective import CrossEntropy, MaskedToken, NextToken, Objective, example_losses
 
 RNG = np.random.default_rng(0)
 LOGITS = (RNG.normal(size=(12, 5)) * 4).astype(np.float32)
@@ -127,3 +128,98 @@ def test_mixup_needs_an_objective_that_takes_probabilities(tiny):
 def test_an_objective_of_ones_own_needs_one_method():
     assert Hinge().losses(jnp.array([[3.0, 0.5, 2.5]]), jnp.array([0])) == pytest.approx(0.5)
     assert Hinge().penalty(PARAMETERS, is_kernel) == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Language
+
+WORDS = Spec((6,), 7, ("",) * 7, 7)
+TEXTS = RNG.integers(1, 7, (4, 6)).astype(np.int32)
+KEYS = jax.random.split(jax.random.key(0), 4)
+TOKEN_LOGITS = (RNG.normal(size=(4, 6, 7)) * 4).astype(np.float32)
+
+
+def in_numpy(logits, targets):
+    """The loss of each token that counts, in float64, and 0 of the others."""
+    log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
+    return np.array(
+        [[-log_p[i, j, t] if t >= 0 else 0.0 for j, t in enumerate(row)] for i, row in enumerate(np.asarray(targets))]
+    )
+
+
+def test_next_tokens_are_those_one_to_the_right():
+    inputs, targets = NextToken().prepare(KEYS, jnp.asarray(TEXTS), jnp.zeros(4), WORDS)
+    np.testing.assert_array_equal(inputs, TEXTS)
+    np.testing.assert_array_equal(targets[:, :-1], TEXTS[:, 1:])
+    assert (targets[:, -1] == -1).all()
+    losses = NextToken().losses(TOKEN_LOGITS, targets)
+    np.testing.assert_allclose(losses, in_numpy(TOKEN_LOGITS, targets), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(example_losses(losses, targets), in_numpy(TOKEN_LOGITS, targets).sum(1) / 5, rtol=1e-5)
+
+
+def test_only_masked_tokens_count():
+    inputs, targets = MaskedToken(rate=0.5).prepare(KEYS, jnp.asarray(TEXTS), jnp.zeros(4), WORDS)
+    is_masked = np.asarray(targets) >= 0
+    assert 0 < is_masked.sum() < is_masked.size
+    np.testing.assert_array_equal(np.asarray(targets)[is_masked], TEXTS[is_masked])
+    np.testing.assert_array_equal(np.asarray(inputs)[~is_masked], TEXTS[~is_masked])
+    losses = MaskedToken().losses(TOKEN_LOGITS, targets)
+    expected = in_numpy(TOKEN_LOGITS, targets)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
+    means = example_losses(losses, targets)
+    np.testing.assert_allclose(means, expected.sum(1) / np.maximum(1, is_masked.sum(1)), rtol=1e-5)
+    assert example_losses(jnp.zeros((1, 6)), jnp.full((1, 6), -1)) == 0
+
+
+def test_masks_are_as_frequent_as_berts():
+    spec = Spec((500,), 50, ("",) * 50, 50)
+    tokens = jnp.full((200, 500), 7, jnp.int32)
+    keys = jax.random.split(jax.random.key(1), 200)
+    inputs, targets = MaskedToken(rate=0.15, mask=3).prepare(keys, tokens, jnp.zeros(200), spec)
+    is_chosen = np.asarray(targets) >= 0
+    assert is_chosen.mean() == pytest.approx(0.15, abs=0.004)
+    shown = np.bincount(np.asarray(inputs)[is_chosen], minlength=50) / is_chosen.sum()
+    assert shown[3] == pytest.approx(0.8 + 0.1 / 50, abs=0.015) and shown[7] == pytest.approx(0.1 + 0.1 / 50, abs=0.01)
+    others = np.delete(shown, [3, 7])
+    assert (others > 0).all() and others.sum() == pytest.approx(0.1 * 48 / 50, abs=0.01)
+
+
+def test_a_mask_follows_from_the_key_of_its_example_alone_and_spares_what_is_kept():
+    objective = MaskedToken(rate=0.5, kept=(1, 2))
+    inputs, targets = objective.prepare(KEYS, jnp.asarray(TEXTS), jnp.zeros(4), WORDS)
+    alone, _ = objective.prepare(KEYS[2:3], jnp.asarray(TEXTS[2:3]), jnp.zeros(1), WORDS)
+    np.testing.assert_array_equal(alone[0], inputs[2])
+    assert not np.isin(targets, (1, 2)).any() and (np.asarray(targets) >= 3).any()
+    everything, _ = MaskedToken(rate=1.0).prepare(KEYS, jnp.asarray(TEXTS), jnp.zeros(4), WORDS)
+    traced = jax.jit(lambda o: o.prepare(KEYS, jnp.asarray(TEXTS), jnp.zeros(4), WORDS)[0])
+    np.testing.assert_array_equal(traced(as_arrays(MaskedToken(rate=1.0))), everything)
+
+
+@pytest.mark.peers
+def test_losses_of_tokens_and_their_gradients_are_those_of_torch():
+    import torch
+
+    _, targets = MaskedToken(rate=0.5).prepare(KEYS, jnp.asarray(TEXTS), jnp.zeros(4), WORDS)
+    logits = torch.tensor(TOKEN_LOGITS, requires_grad=True)
+    want = torch.nn.functional.cross_entropy(
+        logits.permute(0, 2, 1), torch.tensor(np.asarray(targets, np.int64)), ignore_index=-1, reduction="none"
+    )
+    want.sum().backward()
+    np.testing.assert_allclose(MaskedToken().losses(TOKEN_LOGITS, targets), want.detach().numpy(), rtol=2e-6, atol=1e-7)
+    gradient = jax.grad(lambda x: MaskedToken().losses(x, targets).sum())(jnp.asarray(TOKEN_LOGITS))
+    np.testing.assert_allclose(gradient, logits.grad.numpy(), atol=1e-6)
+
+
+def test_what_is_no_language_is_refused():
+    pictures = Spec((8, 8, 1), 3, ("a", "b", "c"))
+    for objective in (NextToken(), MaskedToken()):
+        name = type(objective).__name__
+        with pytest.raises(UserError, match=rf"^objective: {name} is about tokens \(positions,\); these are numbers"):
+            objective.prepare(KEYS, jnp.zeros((4, 8, 8, 1)), jnp.zeros(4), pictures)
+        with pytest.raises(UserError, match=rf"^objective: {name} needs logits for each token.* gives \(12, 5\)"):
+            objective.losses(jnp.asarray(LOGITS), jnp.zeros((12, 6), jnp.int32))
+    with pytest.raises(UserError, match=r"^objective: CrossEntropy is about one class .* logits \(4, 6, 7\)"):
+        CrossEntropy().losses(jnp.asarray(TOKEN_LOGITS), jnp.zeros(4, jnp.int32))
+    for field in ({"mask": 7}, {"kept": (3, 7)}):
+        with pytest.raises(UserError, match=rf"^objective\.{next(iter(field))}: 7 is no token; there are 7, from 0"):
+            MaskedToken(**field).prepare(KEYS, jnp.asarray(TEXTS), jnp.zeros(4), WORDS)

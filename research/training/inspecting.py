@@ -1,0 +1,75 @@
+"""An experiment's network, inspected: the model on its data, with its loss, partition and optimizer.
+
+Forward is the network as it is evaluated; backward is what training computes beyond the loss: gradients of what is
+trained alone, with dropout, running statistics and recomputation as the config says.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from research.data.base import Loaded
+from research.inspection import Inspection, inspect
+from research.inspection.memory import bytes_of
+from research.parameters.partition import is_kernel
+from research.training import evaluation, step
+from research.training.experiment import Experiment
+from research.training.objective import example_losses
+from research.training.plan import Plan, boundary, shapes
+
+
+def inspect_experiment(experiment: Experiment, plan: Plan, loaded: Loaded) -> Inspection:
+    """The inspection of one part of a batch (`accumulate`) on one device; nothing is computed or allocated."""
+    plan = dataclasses.replace(plan, mesh=None)
+    leaves = jax.tree.map(lambda leaf: leaf, boundary(experiment))
+    parameters, model_state = shapes(experiment, plan.spec)
+    batch = _batch(plan, experiment, loaded)
+
+    def split(parameters):
+        return {p: parameters[p] for p in plan.trainable}, {p: parameters[p] for p in plan.frozen}
+
+    def forward(parameters, inputs, targets, state):
+        trainable, frozen = split(parameters)
+        return step.outputs(plan, leaves, frozen, trainable, state, inputs, train=False)[0]
+
+    def loss(parameters, inputs, targets, state):
+        trainable, frozen = split(parameters)
+        key = jax.random.key(0)
+        logits, _ = step.outputs(plan, leaves, frozen, trainable, state, inputs, train=True, key=key)
+        losses = leaves.objective.losses(logits, targets)
+        return example_losses(losses, targets).mean() + leaves.objective.penalty(trainable, is_kernel)
+
+    return inspect(
+        forward,
+        parameters,
+        batch["inputs"],
+        constants=(batch["labels"], model_state),
+        loss=loss,
+        frozen=plan.frozen,
+        stacks=plan.network(experiment).stacks,
+        optimizer_bytes=optimizer_bytes(plan, experiment),
+        name=type(experiment.model).__name__,
+    )
+
+
+def _batch(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str, Any]:
+    """Shapes of the inputs and targets of a part of a batch."""
+    data = evaluation.data_shapes(plan, experiment, loaded)["train"]
+    number = jax.ShapeDtypeStruct((), jnp.uint32)
+    batch = jax.eval_shape(functools.partial(step.batch_at, plan), boundary(experiment), data, number, number)
+    part = experiment.batch_size // experiment.accumulate
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct((part, *array.shape[1:]), array.dtype), batch)
+
+
+def optimizer_bytes(plan: Plan, experiment: Experiment) -> dict[str, int]:
+    """The bytes of optimizer state for each trained parameter, by path; under "" what belongs to none, as a count."""
+    state, _ = jax.eval_shape(functools.partial(step.initial_state, plan), boundary(experiment))
+    found: dict[str, int] = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer_state):
+        names = [getattr(key, "key", None) for key in keys]
+        path = next((name for name in names if name in plan.trainable), "")
+        found[path] = found.get(path, 0) + bytes_of(leaf)
+    return found

@@ -2,7 +2,7 @@
 
     python launch.py --config experiments/digits_mlp.py
 
-Time: about 6 s on two cores. Result: 97.8 % test accuracy (mean of five seeds).
+Time: about 6 s on two cores. Result: 97.9 % test accuracy (mean of five seeds).
 
 An argument sets the depth: `--config experiments/digits_mlp.py:8`.
 """

@@ -2,7 +2,7 @@
 
     python launch.py --config experiments/own_model.py
 
-Time: about 8 s on two cores. Result: 97.8 % test accuracy.
+Time: about 8 s on two cores. Result: 98.1 % test accuracy (mean of three seeds).
 
 `classes` is left open and set from the data. Its fields can be changed from the command line like any other:
 `--config.model.width 128`.

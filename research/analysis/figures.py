@@ -23,6 +23,7 @@ LAYERS_SHOWN = 8
 def draw_run(folder: Path | str) -> "Figure":
     """The newest run in `folder`, or the run that it is, as one figure: loss, accuracy, updates by layer, mistakes.
 
+    A language model has its perplexity in place of mistakes.
     The ratio of a layer's update to its parameters says how fast it learns: about 1e-3 is usual, far less is idle.
     Raises UserError where there is no run, or one without metrics.
     """
@@ -40,7 +41,10 @@ def draw_run(folder: Path | str) -> "Figure":
     _draw_loss(loss, train, held_out)
     _draw_error(accuracy, train, held_out, summary)
     _draw_ratio(ratio, train)
-    _draw_mistakes(mistakes, summary)
+    if "perplexity" in metrics:
+        _draw_perplexity(mistakes, train, held_out)
+    else:
+        _draw_mistakes(mistakes, summary)
     for axes in (loss, accuracy, ratio):
         axes.set_xlabel("step")
     for axes in (loss, accuracy, ratio, mistakes):
@@ -51,8 +55,11 @@ def draw_run(folder: Path | str) -> "Figure":
 
 
 def _title(run: Path, summary: dict[str, Any]) -> str:
-    test = summary.get("test")
+    test = summary.get("test", {})
     figures = f": test accuracy {100 * test['accuracy']:.2f} %" if test else ""
+    for name, value in test.items():
+        if name.startswith("bits_per_"):
+            figures = f": {value:.3f} {name.replace('_', ' ')} of test"
     return f"{run.absolute().parent.name}{figures}"
 
 
@@ -92,6 +99,13 @@ def _from_blue_to_orange(index: int, count: int) -> tuple[float, ...]:
     from matplotlib import colormaps
 
     return colormaps["plasma"](0.85 * index / max(1, count - 1))
+
+
+def _draw_perplexity(axes: "Axes", train: "pandas.DataFrame", held_out: "pandas.DataFrame") -> None:
+    axes.plot(train["step"], train["perplexity"], color=TRAIN, label="training batches")
+    axes.plot(held_out["step"], held_out["perplexity"], color=HELD_OUT, marker=".", label="validation")
+    axes.set(title="Perplexity", yscale="log", xlabel="step")
+    axes.legend(frameon=False)
 
 
 def _draw_mistakes(axes: "Axes", summary: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 
 from research.config import config, fingerprint, structure
 from research.data import cache
-from research.data.base import SPLITS, Dataset, Loaded, Split, assemble, hashed
+from research.data.base import SPLITS, Dataset, Loaded, Split, assemble
+from research.data.draws import keys_of, normal, uniform
 from research.errors import UserError
 
 GENERATOR = 1  # raised whenever the pictures change, so that none are taken from an old cache
@@ -115,8 +116,8 @@ def _labels(fields: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return (indices % fields.shape[1]).astype(np.int32)
 
 
-class _Pose(NamedTuple):
-    """What is drawn and how, one of each for each example. Lengths are those of a field, in which a height is 2."""
+class Pose(NamedTuple):
+    """How characters are drawn, one of each for each picture. Lengths are those of a field, in which a height is 2."""
 
     font: np.ndarray
     inverse: np.ndarray  # (examples, 2, 2): from the picture's coordinates, -1 to 1, to the field's
@@ -126,10 +127,10 @@ class _Pose(NamedTuple):
     noise: np.ndarray
 
 
-def _poses(glyphs: Glyphs, split: str, fonts: int, examples: np.ndarray) -> tuple[_Pose, np.ndarray]:
-    stream = hashed(np.uint64(glyphs.seed * len(SPLITS) + SPLITS.index(split)))
-    keys = hashed(stream + examples.astype(np.uint64))
-    random = _uniform(keys, 10).T
+def poses(glyphs: Glyphs, split: str, fonts: int, examples: np.ndarray) -> tuple[Pose, np.ndarray]:
+    """The poses of the examples with these indices, and their keys."""
+    keys = keys_of(glyphs.seed, split, examples)
+    random = uniform(keys, 10).T
     signed = 2 * random - 1
     angle = np.deg2rad(glyphs.rotation) * signed[1]
     height, width = 1 + glyphs.scale * signed[2], 1 + glyphs.scale * signed[3]
@@ -138,7 +139,7 @@ def _poses(glyphs: Glyphs, split: str, fonts: int, examples: np.ndarray) -> tupl
     sheared = np.stack(
         [np.stack([width, -slant * height], -1), np.stack([np.zeros_like(height), height], -1)], -2
     )  # rows are (x, y), with y downwards
-    pose = _Pose(
+    pose = Pose(
         font=(random[0] * fonts).astype(int),
         inverse=np.linalg.inv(glyphs.fill * rotated @ sheared),
         centre=2 * glyphs.shift * signed[5:7].T,
@@ -149,15 +150,18 @@ def _poses(glyphs: Glyphs, split: str, fonts: int, examples: np.ndarray) -> tupl
     return pose, keys
 
 
-def _uniform(keys: np.ndarray, count: int) -> np.ndarray:
-    """(len(keys), count) numbers in [0, 1), a function of the keys."""
-    return (hashed(keys[:, None] + np.arange(count, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
-
-
 def _draw_chunk(glyphs: Glyphs, fields: np.ndarray, split: str, examples: np.ndarray) -> np.ndarray:
     """Pictures (len(examples), size, size, 1) uint8 of the examples with these indices."""
+    pose, keys = poses(glyphs, split, len(fields), examples)
+    return render(glyphs, fields, _labels(fields, examples), pose, keys)
+
+
+def render(glyphs: Glyphs, fields: np.ndarray, characters: np.ndarray, pose: Pose, keys: np.ndarray) -> np.ndarray:
+    """Pictures (n, size, size, 1) uint8 of n characters in their poses, with noise that is a function of the keys.
+
+    fields (fonts, characters, FIELD, FIELD), as `distance_fields` gives them.
+    """
     fonts, classes = fields.shape[:2]
-    pose, keys = _poses(glyphs, split, fonts, examples)
     factor = max(1, round(SUPERSAMPLED / glyphs.size))
     side = glyphs.size * factor
     line = ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
@@ -167,7 +171,7 @@ def _draw_chunk(glyphs: Glyphs, fields: np.ndarray, split: str, examples: np.nda
     u = inverse[:, 0, 0, None, None] * x + inverse[:, 0, 1, None, None] * y
     v = inverse[:, 1, 0, None, None] * x + inverse[:, 1, 1, None, None] * y
 
-    which = pose.font * classes + _labels(fields, examples)
+    which = pose.font * classes + characters
     flat = fields.reshape(fonts * classes, FIELD, FIELD)
     distance = _sample(flat, which, u, v)
     own = flat.max((1, 2))[which]  # half the width of the character's widest stroke
@@ -176,8 +180,8 @@ def _draw_chunk(glyphs: Glyphs, fields: np.ndarray, split: str, examples: np.nda
     edge = glyphs.fill * distance / 2 * side  # in samples, near enough: the scale of the pose is left out
     ramp = (1 + pose.softness * side).astype(np.float32)[:, None, None]
     ink = np.clip(0.5 + edge / ramp, 0, 1)
-    ink = ink.reshape(len(examples), glyphs.size, factor, glyphs.size, factor).mean((2, 4))
-    ink += pose.noise.astype(np.float32)[:, None, None] * _normal(keys, glyphs.size)
+    ink = ink.reshape(len(keys), glyphs.size, factor, glyphs.size, factor).mean((2, 4))
+    ink += pose.noise.astype(np.float32)[:, None, None] * normal(keys, glyphs.size**2).reshape(ink.shape)
     return np.rint(np.clip(ink, 0, 1) * 255).astype(np.uint8)[..., None]
 
 
@@ -193,13 +197,6 @@ def _sample(fields: np.ndarray, which: np.ndarray, u: np.ndarray, v: np.ndarray)
     upper = values[corner] * (1 - column) + values[corner + 1] * column
     lower = values[corner + FIELD] * (1 - column) + values[corner + FIELD + 1] * column
     return upper * (1 - row) + lower * row
-
-
-def _normal(keys: np.ndarray, size: int) -> np.ndarray:
-    """(len(keys), size, size) numbers, nearly normal with deviation 1: sums of four uniform ones (Irwin and Hall)."""
-    addresses = np.arange(size * size, dtype=np.uint64) + np.uint64(2**32)
-    quarters = hashed(keys[:, None] + addresses).view(np.uint16).reshape(len(keys), size, size, 4)
-    return (quarters.sum(-1, dtype=np.int32) - 2 * 65535).astype(np.float32) / (65536 * np.float32(3**-0.5))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ A config derived from `Model` is a model, and so is any Flax module of the user'
     network(Net(), spec)
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -26,8 +27,10 @@ import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from research.config import is_config, validate
 from research.errors import UserError, did_you_mean
 from research.spec import Spec
 
@@ -80,79 +83,116 @@ def network(model: Model | nn.Module, spec: Spec) -> Network:
     """The network of a model config, or of a Flax module, for data of a spec.
 
     A module's field `classes`, `num_classes` or `outputs` that is None is set to the number of classes; its `__call__`
-    is told `train=` (or the negated `deterministic=`) if it takes that. Raises UserError for what is no model, and
-    when used, if what comes out has not the shape (batch, classes).
+    is told `train=` (or the negated `deterministic=`) if it takes that. Raises UserError for what is no model, for a
+    config's field that cannot be, and when used, if what comes out has not the shape (batch, classes).
     """
-    module, name = _module(model, spec), type(model).__name__
-    mode = _mode_argument(module)
-    stacks = model.stacks() if isinstance(model, Model) else {}
+    sized = _Sized(_module(model, spec), type(model).__name__, spec, stacks(model))
+    return Network(sized.init, sized.apply, sized.stacks)
 
-    def call(train: bool) -> dict[str, bool]:
-        return {"train": {"train": train}, "deterministic": {"deterministic": not train}}.get(mode, {})
 
-    def check(outputs) -> None:
-        shape = getattr(outputs, "shape", None)
-        needed = [(spec.classes,)] if spec.tokens is None else [(spec.classes,), (*spec.shape, spec.classes)]
-        if shape is None or len(shape) < 2 or tuple(shape[1:]) not in needed:
-            came_out = f"an array of shape {shape}" if shape is not None else f"a {type(outputs).__name__}"
-            accepted = " or ".join(f"(batch, {', '.join(map(str, sizes))})" for sizes in needed)
-            raise UserError(f"model: {name} gave {came_out}; logits {accepted} are needed")
+def stacks(model: AnyModel) -> dict[str, int | range]:
+    """Which layers of a model hold several equal blocks stacked; a module of the user's own is taken to have none."""
+    return model.stacks() if isinstance(model, Model) else {}
 
-    def check_inputs(inputs) -> None:
-        dtype = jnp.result_type(inputs)
-        what = f"model: {name} was given inputs {jnp.shape(inputs)} of {dtype}"
-        if spec.tokens is None and not jnp.issubdtype(dtype, jnp.floating):
-            raise UserError(f"{what}; floating point is needed")
-        if spec.tokens is not None and not jnp.issubdtype(dtype, jnp.integer):
-            raise UserError(f"{what}; tokens are whole numbers")
 
-    def init(key: Array) -> dict:
-        inputs = jnp.zeros((1, *spec.shape), jnp.float32 if spec.tokens is None else jnp.int32)
-        outputs, variables = module.init_with_output({"params": key}, inputs, **call(train=False))
-        check(outputs)
+@dataclasses.dataclass(frozen=True)
+class _Sized:
+    """A module that is sized for the data; its methods are those of a `Network`."""
+
+    module: nn.Module
+    name: str
+    spec: Spec
+    stacks: Mapping[str, int | range]
+
+    def init(self, key: Array) -> dict:
+        inputs = jnp.zeros((1, *self.spec.shape), jnp.float32 if self.spec.tokens is None else jnp.int32)
+        outputs, variables = self.module.init_with_output({"params": key}, inputs, **self._mode(train=False))
+        self._check_outputs(outputs)
         state = {kind: tree for kind, tree in variables.items() if kind != FEATURES and not _is_sown(tree)}
         return {"params": {}, **state}
 
     def apply(
-        variables: Mapping, inputs: Array, *, train: bool, key: Array | None = None, features: tuple[str, ...] = ()
+        self,
+        variables: Mapping,
+        inputs: Array,
+        *,
+        train: bool,
+        key: Array | None = None,
+        features: tuple[str, ...] = (),
     ) -> tuple[Array, dict]:
-        if jnp.shape(inputs)[1:] != tuple(spec.shape):
-            raise ValueError(f"{name}: inputs {jnp.shape(inputs)} are not (batch, *{tuple(spec.shape)})")
-        check_inputs(inputs)
+        self._check_inputs(inputs)
         state = [kind for kind in variables if kind != "params"] if train else []
-        layers: dict[str, None] = {}
-        stored = {path: _stored(path, stacks) for path in features}
-        wanted = {path for path, _ in stored.values()}
-
-        def is_asked_for(layer: nn.Module, method: str) -> bool:
-            path = "/".join(layer.path)
-            layers[path] = None
-            return method == "__call__" and path in wanted
-
+        asked = _Asked(features, self.stacks)
         try:
-            outputs, changed = module.apply(
+            outputs, changed = self.module.apply(
                 variables,
                 jnp.asarray(inputs),
-                **call(train),
-                rngs=None
-                if key is None
-                else {"params": key},  # to which flax turns for "dropout" and any other purpose
+                **self._mode(train),
+                rngs=None if key is None else {"params": key},  # to which flax turns for any other purpose, as dropout
                 mutable=[*state, FEATURES] if features else state,
-                capture_intermediates=is_asked_for if features else False,
+                capture_intermediates=asked.is_asked_for if features else False,
             )
         except flax.errors.InvalidRngError as error:
             if key is not None:
                 raise
             raise UserError(
-                f"model: {name} draws random numbers when applied with train={train}; give it a key"
+                f"model: {self.name} draws random numbers when applied with train={train}; give it a key"
             ) from error
-        check(outputs)
+        self._check_outputs(outputs)
         captured = changed.pop(FEATURES, {})
-        if features:
-            changed["features"] = {path: _feature(captured, path, *stored[path], layers) for path in features}
-        return outputs, changed
+        return outputs, {**changed, "features": asked.found(captured)} if features else changed
 
-    return Network(init, apply, stacks)
+    def _mode(self, train: bool) -> dict[str, bool]:
+        """What the module wants to be told of whether it trains."""
+        accepted = inspect.signature(type(self.module).__call__).parameters
+        modes = {"train": train, "deterministic": not train}
+        return next(({name: value} for name, value in modes.items() if name in accepted), {})
+
+    def _check_inputs(self, inputs: Any) -> None:
+        shape, dtype = jnp.shape(inputs), jnp.result_type(inputs)
+        if shape[1:] != tuple(self.spec.shape):
+            raise ValueError(f"{self.name}: inputs {shape} are not (batch, *{tuple(self.spec.shape)})")
+        if self.spec.tokens is None and not jnp.issubdtype(dtype, jnp.floating):
+            raise UserError(f"model: {self.name} was given inputs {shape} of {dtype}; floating point is needed")
+        if self.spec.tokens is not None and not jnp.issubdtype(dtype, jnp.integer):
+            raise UserError(f"model: {self.name} was given inputs {shape} of {dtype}; tokens are whole numbers")
+
+    def _check_outputs(self, outputs: Any) -> None:
+        shape, classes = getattr(outputs, "shape", None), self.spec.classes
+        needed = [(classes,)] if self.spec.tokens is None else [(classes,), (*self.spec.shape, classes)]
+        if shape is None or len(shape) < 2 or tuple(shape[1:]) not in needed:
+            came_out = f"an array of shape {shape}" if shape is not None else f"a {type(outputs).__name__}"
+            accepted = " or ".join(f"(batch, {', '.join(map(str, sizes))})" for sizes in needed)
+            raise UserError(f"model: {self.name} gave {came_out}; logits {accepted} are needed")
+
+
+class _Asked:
+    """The layers whose outputs are asked for, by path; in a stack, by that of a block."""
+
+    def __init__(self, features: tuple[str, ...], stacks: Mapping[str, int | range]):
+        self._stored = {path: _stored(path, stacks) for path in features}
+        self._wanted = {path for path, _ in self._stored.values()}
+        self._layers: dict[str, None] = {}  # those that are met, in order
+
+    def is_asked_for(self, layer: nn.Module, method: str) -> bool:
+        """What flax calls with each layer that it meets, to know whether to keep what comes out."""
+        path = "/".join(layer.path)
+        self._layers[path] = None
+        return method == "__call__" and path in self._wanted
+
+    def found(self, captured: Mapping) -> dict[str, Any]:
+        """The outputs by path. Raises UserError for what is no layer, or was not called."""
+        return {path: self._outputs(captured, path, *stored) for path, stored in self._stored.items()}
+
+    def _outputs(self, captured: Mapping, path: str, stored: str, index: int | None) -> Any:
+        if stored not in self._layers:
+            raise UserError(f"features: no layer '{path}'{did_you_mean(path, filter(None, self._layers))}")
+        for part in stored.split("/"):
+            captured = captured.get(part, {})
+        if "__call__" not in captured:
+            raise UserError(f"features: layer '{path}' has no outputs to ask for; its `__call__` was not used")
+        outputs = captured["__call__"][-1]
+        return outputs if index is None else outputs[index]
 
 
 def _is_sown(tree: Any) -> bool:
@@ -167,16 +207,22 @@ def _module(model: Any, spec: Spec) -> nn.Module:
                 return model.clone(**{name: spec.classes})
         return model
     if isinstance(model, Model):
-        return model.module(spec)
+        return _checked(model).module(spec)
     if isinstance(model, type) and issubclass(model, nn.Module | Model):
         raise UserError(f"model: {model.__name__} is a class; give an instance, {model.__name__}()")
     raise UserError(f"model: {model!r} is neither a model config nor a Flax module")
 
 
-def _mode_argument(module: nn.Module) -> str | None:
-    """The argument that tells the module whether it trains, if it has one."""
-    accepted = inspect.signature(type(module).__call__).parameters
-    return next((name for name in ("train", "deterministic") if name in accepted), None)
+def _checked(model: Model) -> Model:
+    """The config, if nothing is wrong with it. One that holds arrays came through `jit`, and was checked before."""
+    if not is_config(model) or any(
+        isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in jax.tree.leaves(model)
+    ):
+        return model
+    try:
+        return validate(model)
+    except UserError as error:
+        raise UserError(*(f"{type(model).__name__}: {problem}" for problem in error.problems)) from None
 
 
 def _stored(path: str, stacks: Mapping[str, int | range]) -> tuple[str, int | None]:
@@ -189,14 +235,3 @@ def _stored(path: str, stacks: Mapping[str, int | range]) -> tuple[str, int | No
         if number.isdecimal() and int(number) in blocks:
             return f"{name}{slash}{rest}", blocks.index(int(number))
     return path, None
-
-
-def _feature(captured: Mapping, path: str, stored: str, index: int | None, layers: Mapping[str, None]) -> Any:
-    if stored not in layers:
-        raise UserError(f"features: no layer '{path}'{did_you_mean(path, filter(None, layers))}")
-    for part in stored.split("/"):
-        captured = captured.get(part, {})
-    if "__call__" not in captured:
-        raise UserError(f"features: layer '{path}' has no outputs to ask for; its `__call__` was not used")
-    outputs = captured["__call__"][-1]
-    return outputs if index is None else outputs[index]

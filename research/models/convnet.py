@@ -16,14 +16,13 @@ from research.errors import UserError
 from research.models.base import Model
 from research.models.layers import (
     Activation,
-    Convolution,
     Dropout,
     Initializer,
     Norm,
     activate,
     check_positions,
+    convolutions,
     initializer,
-    norm,
 )
 from research.ops.pooling import average_pool, global_average_pool, max_pool
 from research.spec import Spec
@@ -100,18 +99,8 @@ class _Stage(nn.Module):
     @nn.compact
     def __call__(self, outputs: Array) -> Array:
         config = self.config
-        for index in range(config.convolutions):
-            outputs = Convolution(
-                self.features,
-                config.kernel_size,
-                padding=config.padding,
-                use_bias=config.norm != "batch",  # batch norm would subtract it
-                kernel_init=initializer(config.activation, config.initializer),
-                name=f"convolution_{index}",
-            )(outputs)
-            if config.norm is not None:
-                outputs = norm(config.norm, self.features, self.train, name=f"norm_{index}")(outputs)
-            outputs = activate(config.activation, outputs)
+        how = {"kernel_size": config.kernel_size, "padding": config.padding}
+        outputs = convolutions(config.convolutions, config, outputs, self.features, self.train, **how)
         match config.pooling:
             case "max":
                 return max_pool(outputs, 2)

@@ -17,14 +17,13 @@ from research.errors import UserError
 from research.models.base import Model
 from research.models.layers import (
     Activation,
-    Convolution,
     Dropout,
     Initializer,
     Norm,
     activate,
     check_positions,
+    convolutions,
     initializer,
-    norm,
 )
 from research.ops.pooling import max_pool
 from research.spec import Spec
@@ -73,8 +72,8 @@ class _VGG(nn.Module):
     def __call__(self, inputs: Array, train: bool) -> Array:
         config, outputs = self.config, inputs
         stage = nn.remat(_Stage) if config.remat else _Stage
-        for index, (convolutions, wider) in enumerate(zip(STAGES[config.depth], WIDER, strict=True)):
-            outputs = stage(config, convolutions, config.width * wider, train, name=f"stage_{index}")(outputs)
+        for index, (count, wider) in enumerate(zip(STAGES[config.depth], WIDER, strict=True)):
+            outputs = stage(config, count, config.width * wider, train, name=f"stage_{index}")(outputs)
         outputs = outputs.reshape(outputs.shape[0], -1)
         initial = initializer(config.activation, config.initializer)
         for index, features in enumerate(config.hidden):
@@ -88,22 +87,11 @@ class _VGG(nn.Module):
 
 class _Stage(nn.Module):
     config: VGG
-    convolutions: int
+    count: int
     features: int
     train: bool
 
     @nn.compact
     def __call__(self, outputs: Array) -> Array:
-        config = self.config
-        for index in range(self.convolutions):
-            outputs = Convolution(
-                self.features,
-                kernel_size=3,
-                use_bias=config.norm != "batch",  # batch norm would subtract it
-                kernel_init=initializer(config.activation, config.initializer),
-                name=f"convolution_{index}",
-            )(outputs)
-            if config.norm is not None:
-                outputs = norm(config.norm, self.features, self.train, name=f"norm_{index}")(outputs)
-            outputs = activate(config.activation, outputs)
+        outputs = convolutions(self.count, self.config, outputs, self.features, self.train, kernel_size=3)
         return max_pool(outputs, 2)

@@ -10,10 +10,12 @@ of an optimizer are leaves, so that they may be traced and stacked.
 Weight decay applies where `decayed(path)` says so. In SGD, momentum, Nesterov and RMSprop it is L2, added to the
 gradient before anything else, as in PyTorch; in AdamW, Lion, Adafactor and Muon it is decoupled, added to the direction
 at the end, and so multiplied by the learning rate (as in PyTorch, and unlike Loshchilov and Hutter's own formula).
+
+Where equal blocks are stored stacked, `transformation_for` gives each block the direction that it would have alone.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import jax
@@ -29,11 +31,53 @@ Decayed = Callable[[str], bool]
 class Optimizer:
     """Base of the configs of optimizers, which have a leaf `learning_rate`."""
 
+    by_layer: ClassVar[bool] = False
+    """Whether what becomes of a number depends on the others of its parameter: on their norm, say, or their mean."""
+
     learning_rate: float
 
     def transformation(self, decayed: Decayed) -> optax.GradientTransformation:
         """Gradients to a direction, of flat dicts; `decayed` tells by its path what weight decay applies to."""
         raise NotImplementedError(f"{type(self).__name__} has no transformation()")
+
+
+def transformation_for(
+    optimizer: Optimizer, decayed: Decayed, stacks: Collection[str] = ()
+) -> optax.GradientTransformation:
+    """The optimizer's transformation where parameters of the layers `stacks` have equal blocks for their first axis."""
+    alone = optimizer.transformation(decayed)
+    if not stacks or not optimizer.by_layer:
+        return alone
+    stacked = optax.GradientTransformation(jax.vmap(alone.init), jax.vmap(alone.update))
+
+    def stack_of(path, _):
+        return next((stack for stack in stacks if path.startswith(f"{stack}/")), "")
+
+    return _by_group(stack_of, lambda stack: stacked if stack else alone)
+
+
+def _by_group(
+    group_of: Callable[[str, jax.Array], str], transformation_of: Callable[[str], optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """Each parameter by the transformation of its group, which is told by its path and shape."""
+
+    def grouped(parameters):
+        groups = {}
+        for path, value in parameters.items():
+            groups.setdefault(group_of(path, value), {})[path] = value
+        return groups
+
+    def init(parameters):
+        return {group: transformation_of(group).init(members) for group, members in grouped(parameters).items()}
+
+    def update(gradient, state, parameters):
+        members, direction, new = grouped(parameters), {}, {}
+        for group, gradients in grouped(gradient).items():
+            part, new[group] = transformation_of(group).update(gradients, state[group], members[group])
+            direction |= part
+        return direction, new
+
+    return optax.GradientTransformation(init, update)
 
 
 def _learning_rate(default: float) -> Any:
@@ -155,6 +199,8 @@ class Lion(Optimizer):
 class Adafactor(Optimizer):
     """Mean squares by row and column of a matrix, steps relative to a parameter's size (Shazeer and Stern, 2018)."""
 
+    by_layer: ClassVar[bool] = True
+
     learning_rate: float = _learning_rate(0.01)
     decay: float = leaf(0.8, "exponent by which the mean of squares slows down", within="(0, inf)")
     epsilon: float = leaf(1e-30, "added to squares", within="[0, inf)")
@@ -179,11 +225,14 @@ class Adafactor(Optimizer):
 class Muon(Optimizer):
     """Orthogonalised momentum for the kernels of hidden layers, Nesterov Adam for the rest (Jordan et al., 2024).
 
-    A convolution's kernel is taken as a matrix (height * width * inputs, outputs). The head and everything of fewer
-    than two axes go to Adam. With `rms`, updates of kernels have about the size of Adam's (0.2: Liu et al., 2025), so
-    that one learning rate and one weight decay serve both; without, they are scaled by sqrt(max(1, outputs / inputs)),
-    as by Jordan.
+    A kernel is taken as the matrix (inputs, outputs) that it stands for: a convolution's as (height * width * inputs,
+    outputs), one of Flax's attention as (inputs, heads * features), or, where it brings heads together, as
+    (heads * features, outputs). The head and everything of fewer than two axes go to Adam. With `rms`, updates of
+    kernels have about the size of Adam's (0.2: Liu et al., 2025), so that one learning rate and one weight decay serve
+    both; without, they are scaled by sqrt(max(1, outputs / inputs)), as by Jordan.
     """
+
+    by_layer: ClassVar[bool] = True
 
     learning_rate: float = _learning_rate(1e-3)
     momentum: float = _decay(0.95, "gradients of kernels")
@@ -195,37 +244,51 @@ class Muon(Optimizer):
     iterations: int = structure(5, "Newton-Schulz iterations that orthogonalise", within="[1, inf)")
 
     def transformation(self, decayed):
-        muon = _chain(
-            optax.contrib.scale_by_muon(
-                ns_steps=self.iterations,
-                beta=self.momentum,
-                eps=self.epsilon,
-                weight_dimension_numbers=lambda kernels: jax.tree.map(_as_matrix, kernels),
-            ),
-            optax.stateless_with_tree_map(lambda update, _: update * _muon_scale(update.shape, self.rms)),
+        orthogonalised = optax.contrib.scale_by_muon(
+            ns_steps=self.iterations,
+            beta=self.momentum,
+            eps=self.epsilon,
+            weight_dimension_numbers=lambda kernels: dict.fromkeys(kernels, optax.contrib.MuonDimensionNumbers(0, 1)),
         )
+        scaled = optax.stateless_with_tree_map(lambda update, _: update * _muon_scale(update.shape, self.rms))
+        muon = _of_matrices(_chain(orthogonalised, scaled))
         adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon, nesterov=True)
         return _chain(
-            optax.partition({"muon": muon, "adam": adam}, _muon_or_adam),
+            _by_group(_muon_or_adam, {"muon": muon, "adam": adam}.__getitem__),
             _decayed_weights(self.weight_decay, decayed),
         )
 
 
-def _muon_or_adam(parameters):
-    def label(path, value):
-        layer, _, name = path.rpartition("/")
-        is_hidden_kernel = name == "kernel" and value.ndim >= 2 and layer.split("/")[0] != "head"
-        return "muon" if is_hidden_kernel else "adam"
-
-    return {path: label(path, value) for path, value in parameters.items()}
+def _muon_or_adam(path: str, value: jax.Array) -> str:
+    layer, _, name = path.rpartition("/")
+    is_hidden_kernel = name == "kernel" and value.ndim >= 2 and layer.split("/")[0] != "head"
+    return "muon" if is_hidden_kernel else "adam"
 
 
-def _as_matrix(kernel):
-    return optax.contrib.MuonDimensionNumbers(tuple(range(kernel.ndim - 1)), kernel.ndim - 1)
+def _of_matrices(of_matrices: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A transformation of matrices as one of kernels of any number of axes."""
+
+    def matrices(kernels):
+        return {path: _as_matrix(path, kernel) for path, kernel in kernels.items()}
+
+    def init(kernels):
+        return of_matrices.init(matrices(kernels))
+
+    def update(gradient, state, kernels):
+        direction, state = of_matrices.update(matrices(gradient), state, matrices(kernels))
+        return {path: direction[path].reshape(kernel.shape) for path, kernel in gradient.items()}, state
+
+    return optax.GradientTransformation(init, update)
 
 
-def _muon_scale(shape, rms):
-    inputs, outputs = math.prod(shape[:-1]), shape[-1]
+def _as_matrix(path: str, kernel: jax.Array) -> jax.Array:
+    """(inputs, outputs). In Flax's attention, query, key and value have (inputs, heads, features)."""
+    makes_heads = path.rpartition("/")[0].rpartition("/")[2] in ("query", "key", "value")
+    return kernel.reshape((kernel.shape[0], -1) if makes_heads else (-1, kernel.shape[-1]))
+
+
+def _muon_scale(shape: tuple[int, int], rms: ArrayLike | None) -> ArrayLike:
+    inputs, outputs = shape
     if rms is None:
         return math.sqrt(max(1, outputs / inputs))
     return rms * math.sqrt(max(inputs, outputs))

@@ -55,6 +55,13 @@ def test_the_lines_are_the_metrics(make_run):
     assert mistakes.get_xlabel() == "most often: one taken for two, 3 x"
 
 
+def test_a_language_model_has_a_line_of_perplexity_and_is_judged_by_its_bits(make_run):
+    told = [{**row, "perplexity": 100 / row["step"]} for row in rows()]
+    figure = draw_run(make_run(told, {"test": {"accuracy": 0.5, "bits_per_byte": 2.25}}))
+    np.testing.assert_allclose(lines(figure.axes[3])["validation"], [[10, 20, 30], [10, 5, 10 / 3]])
+    assert figure._suptitle.get_text() == "digits: 2.250 bits per byte of test"
+
+
 def test_a_run_under_way_is_drawn_without_its_end(make_run, tmp_path):
     figure = draw_run(make_run(list(rows())[:1]))
     assert "not tested yet" in figure.axes[3].texts[0].get_text()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from research.data import Glyphs
-from research.data.glyphs import ALPHABETS, FONTS, _poses, distance_fields, draw, font_folder
+from research.data.glyphs import ALPHABETS, FONTS, distance_fields, draw, font_folder, poses
 from research.errors import UserError
 
 PLAIN = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "shift": 0.0, "stroke": 0.0, "blur": 0.0, "noise": 0.0}
@@ -32,8 +32,8 @@ def test_example_i_depends_on_seed_split_and_i_alone():
 
 
 def test_the_pose_of_an_example_does_not_depend_on_what_it_is_drawn_with():
-    whole, keys = _poses(few(), "train", 21, np.arange(600))
-    part, part_keys = _poses(few(), "train", 21, np.arange(256, 600))
+    whole, keys = poses(few(), "train", 21, np.arange(600))
+    part, part_keys = poses(few(), "train", 21, np.arange(256, 600))
     assert len(np.unique(keys)) == 600
     assert np.array_equal(keys[256:], part_keys)
     assert all(np.array_equal(a[256:], b) for a, b in zip(whole, part, strict=True))

@@ -220,6 +220,22 @@ def test_what_is_no_model_is_refused(wrong, message):
         network(wrong, SPEC)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (MLP(depth=-1), "MLP: depth: -1 is not in"),
+        (MLP(activation="rellu"), "MLP: activation: 'rellu' is no one of 'relu', "),
+        (MLP(initializer="he"), "MLP: initializer: 'he' is no one of 'he_normal'"),
+        (MLP(dropout=1.5), "MLP: dropout: 1.5 is not in"),
+        (ConvNet(features=()), "ConvNet: features: at least one stage is needed"),
+        (ConvNet(convolutions="2"), "ConvNet: convolutions: '2' is no whole number"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named_though_nobody_validated(wrong, message):
+    with pytest.raises(UserError, match=message):
+        network(wrong, SPEC)
+
+
 def test_a_model_without_a_module_says_so():
     class Empty(Model):
         pass

@@ -1,6 +1,7 @@
 """The multilayer perceptron: paths, counts, and the network written out in NumPy."""
 
 import dataclasses
+from typing import get_args
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from research.config import validate
 from research.models import MLP, network
+from research.models.layers import Activation
 from research.parameters import flatten, total
 from research.spec import Spec
 
@@ -70,11 +72,11 @@ def test_remat_changes_neither_values_nor_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "elu", "tanh"])
+@pytest.mark.parametrize("activation", get_args(Activation))
 def test_the_signal_neither_dies_nor_explodes_with_depth(activation):
     net = network(MLP(depth=12, width=128, activation=activation), SPEC)
     outputs, changed = net.apply(net.init(jax.random.key(0)), INPUTS, train=False, features=("block_11",))
-    assert 1e-3 < float((changed["features"]["block_11"] ** 2).mean()) < 20
+    assert 0.02 < float((changed["features"]["block_11"] ** 2).mean()) < 20
     assert outputs.shape == (5, 3)
 
 

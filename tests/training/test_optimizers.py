@@ -21,6 +21,7 @@ from research.training.optimizers import (
     Nesterov,
     Optimizer,
     RMSprop,
+    transformation_for,
 )
 
 RNG = np.random.default_rng(0)
@@ -175,6 +176,90 @@ def test_muon_turns_kernels_of_hidden_layers_alone_and_takes_convolutions_as_mat
         assert np.abs(np.linalg.svd(matrix, compute_uv=False) - 1).max() < 0.4
     for path in ("first/convolution/bias", "second/bias", "head/kernel"):
         np.testing.assert_allclose(np.abs(direction[path]), np.abs(direction[path]).flat[0], rtol=1e-3)
+
+
+def polar_factor(kernel, matrix):
+    """U V^T of the kernel's matrix U S V^T, in float64: what orthogonalising is to come to."""
+    left, _, right = np.linalg.svd(kernel.astype(np.float64).reshape(matrix), full_matrices=False)
+    return (left @ right).reshape(kernel.shape)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "matrix"),
+    [
+        ("attention/query/kernel", (12, 3, 4), (12, 12)),
+        ("attention/key/kernel", (6, 3, 4), (6, 12)),
+        ("block_00/attention/value/kernel", (20, 3, 4), (20, 12)),
+        ("attention/out/kernel", (3, 4, 10), (12, 10)),
+        ("convolution/kernel", (3, 3, 2, 8), (18, 8)),
+        ("signal/kernel", (5, 4, 8), (20, 8)),
+        ("volume/kernel", (2, 3, 3, 2, 8), (36, 8)),
+        ("dense/kernel", (9, 14), (9, 14)),
+    ],
+)
+def test_muon_orthogonalises_the_matrix_that_a_kernel_stands_for(path, shape, matrix):
+    # A gradient whose singular values are not far apart, so that Newton-Schulz converges well.
+    left, _, right = np.linalg.svd(RNG.normal(size=matrix), full_matrices=False)
+    gradient = ((left * np.linspace(0.5, 1, min(matrix))) @ right).reshape(shape).astype(np.float32)
+    transformation = Muon(weight_decay=None, rms=1.0).transformation(is_kernel)
+    direction, _ = transformation.update({path: gradient}, transformation.init({path: gradient}), {path: gradient})
+    expected = polar_factor(gradient, matrix) * np.sqrt(max(matrix))
+    error = np.linalg.norm(direction[path] - expected) / np.linalg.norm(expected)
+    assert error < 0.25  # singular values come to lie between 0.7 and 1.2: that is how its polynomial was chosen
+    alignment = np.sum(direction[path] * expected) / np.linalg.norm(direction[path]) / np.linalg.norm(expected)
+    assert alignment > 0.97
+
+
+BLOCKS = {
+    "attention/query/kernel": (8, 2, 4),
+    "attention/out/kernel": (2, 4, 8),
+    "dense/kernel": (8, 16),
+    "dense/bias": (16,),
+    "norm/scale": (8,),
+}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, lambda: Adafactor(smallest_factored=2, momentum=0.5), lambda: Muon(rms=None)])
+def test_blocks_of_a_stack_are_updated_as_each_would_be_alone(kind):
+    depth, steps, optimizer = 3, 3, kind()
+    alone = {
+        f"block_{i:02d}/{path}": RNG.normal(size=shape) * (1 + i)
+        for i in range(depth)
+        for path, shape in BLOCKS.items()
+    }
+    alone = {path: value.astype(np.float32) for path, value in alone.items()} | {
+        "head/kernel": PARAMETERS["head/kernel"]
+    }
+
+    def stacked(tree):
+        blocks = {path: jnp.stack([tree[f"block_{i:02d}/{path}"] for i in range(depth)]) for path in BLOCKS}
+        return {"head/kernel": tree["head/kernel"], **{f"block/{path}": value for path, value in blocks.items()}}
+
+    def follow_from(parameters, stacks):
+        transformation, slope = (
+            transformation_for(optimizer, is_kernel, stacks),
+            {k: v * 3 for k, v in parameters.items()},
+        )
+        state = transformation.init(parameters)
+        for _ in range(steps):
+            direction, state = transformation.update(slope, state, parameters)
+            parameters = {path: p - 0.01 * direction[path] for path, p in parameters.items()}
+        return parameters
+
+    assert_same(follow_from(stacked(alone), ("block",)), stacked(follow_from(alone, ())))
+
+
+def test_an_optimizer_that_looks_at_whole_parameters_says_so():
+    for kind in KINDS:
+        parameters = {"layer/kernel": jnp.ones((4, 6)) + jnp.arange(6.0)}
+        transformation = kind().transformation(is_kernel)
+        state = transformation.init(parameters)
+
+        def first(gradient, transformation=transformation, state=state, parameters=parameters):
+            return transformation.update({"layer/kernel": gradient}, state, parameters)[0]["layer/kernel"][0, 0]
+
+        others = jax.grad(first)(parameters["layer/kernel"]).at[0, 0].set(0.0)
+        assert bool(jnp.any(others != 0)) == kind.by_layer, kind
 
 
 def test_an_update_of_muon_is_about_as_large_as_one_of_adam():

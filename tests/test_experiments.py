@@ -1,0 +1,131 @@
+"""Every experiment trains, two steps of it; and the command that runs them all writes its table.
+
+What is in the README is run by its own test, and what lessons and comparisons compute by theirs. Compiling is what
+takes the time, so networks have fewer layers here, each of them as its experiment has it.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from research.commandline.loading import load_config
+from research.data import MNIST, Glyphs
+from research.models import BERT, GPT, ConvNet, SmallResNet
+from research.training import Experiment, run, steps
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(path for path in (ROOT / "experiments").glob("*.py") if not path.name.startswith("_"))
+IN_THE_README = set(re.findall(r"launch\.py --config experiments/(\w+)\.py", (ROOT / "README.md").read_text()))
+
+
+def load(file: Path):
+    return load_config(str(file), (object,)).config
+
+
+SHALLOW = {GPT: {"depth": 1}, BERT: {"depth": 1}, SmallResNet: {"depth": 8}, ConvNet: {"convolutions": 1}}
+
+
+def shortened(experiment: Experiment) -> Experiment:
+    """Two steps of it, on few examples where their number can be chosen, with few layers."""
+    data = experiment.data
+    if isinstance(data, MNIST):
+        data = Glyphs(size=28)  # of the same shape, on any machine
+    sizes = {"examples": 64, "validation": 40, "test": 40}
+    if hasattr(data, "examples"):
+        data = dataclasses.replace(data, **sizes)
+    model = experiment.model
+    model = dataclasses.replace(model, **SHALLOW.get(type(model), {}))
+    short = {"batch_size": 8, "duration": steps(2), "evaluate_every": steps(2), "devices": 1, "norms": "none"}
+    return dataclasses.replace(experiment, data=data, model=model, **short)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.stem not in IN_THE_README], ids=lambda file: file.stem)
+def test_an_experiment_trains(file, tmp_path):
+    config = load(file)
+    if not isinstance(config, Experiment):
+        return
+    summary = run.train(shortened(config), workdir=str(tmp_path), config_file=file)
+    assert (summary["reason"], summary["steps"]) == ("finished", 2)
+    assert math.isfinite(summary["test"]["loss"])
+    assert (tmp_path / file.stem).is_dir()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# All of them by one command
+
+TRAINS = '''"""Trains.
+
+    python launch.py --config experiments/small.py
+"""
+
+from research.data import Digits
+from research.models import MLP
+from research.training import Experiment, epochs
+
+
+def get_config():
+    return Experiment(data=Digits(), model=MLP(depth=1, width=4), duration=epochs(1000))
+'''
+
+
+@pytest.fixture(scope="module")
+def command():
+    """The module of experiments/benchmarks/experiments.py."""
+    spec = importlib.util.spec_from_file_location("run_all", ROOT / "experiments" / "benchmarks" / "experiments.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Experiments of which one trains, one fails and one wants data that is not there."""
+    monkeypatch.delenv("NOT_THERE_DIR", raising=False)
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "small.py").write_text(TRAINS)
+    (folder / "fails.py").write_text('"""Fails."""\n\n\ndef get_config():\n    raise RuntimeError("as it must")\n')
+    wants = '"""Wants data.\n\n    NOT_THERE_DIR=path python launch.py --config experiments/wants.py\n"""\n'
+    (folder / "wants.py").write_text(wants)
+    return folder
+
+
+def test_all_are_run_though_one_fails_and_the_table_says_what_they_came_to(command, folder, capsys, tmp_path):
+    out = tmp_path / "RESULTS.md"
+    status = command.main(["--folder", str(folder), "--steps", "2", "--out", str(out)])
+    printed, errors = capsys.readouterr()
+    assert status == 1
+    assert "wants: skipped, since NOT_THERE_DIR is not set" in printed
+    assert "as it must" in errors
+    assert "failed: fails" in errors
+    rows = command.read_table(out)
+    assert sorted(rows) == ["fails", "small"]
+    assert rows["fails"]["test split"] == "failed"
+    assert (rows["small"]["model"], rows["small"]["parameters"], rows["small"]["steps"]) == ("MLP", "310", "2")
+    assert re.fullmatch(r"\d+\.\d\d %", rows["small"]["test split"])
+    assert "jax " in rows["small"]["versions"]
+
+
+def test_rows_of_others_stay_when_some_are_run(command, folder, tmp_path, monkeypatch):
+    out = tmp_path / "RESULTS.md"
+    row = dict.fromkeys(command.HEADER, "x")
+    monkeypatch.setattr(command, "run", lambda listed, *_: row | {"experiment": f"`{listed.name}`", "seconds": "3"})
+    out.write_text(command.show_table({"other": row | {"experiment": "`other`", "seconds": "7"}}))
+    assert command.main(["--folder", str(folder), "--only", "small", "--out", str(out)]) == 0
+    assert {name: row["seconds"] for name, row in command.read_table(out).items()} == {"other": "7", "small": "3"}
+
+
+def test_an_experiment_that_is_not_there_is_named(command, folder, capsys):
+    assert command.main(["--folder", str(folder), "--only", "smal"]) == 2
+    assert "--only: no experiment smal" in capsys.readouterr().err
+
+
+def test_figures_are_those_of_the_kind_of_model(command, tmp_path):
+    assert command.show_figures({"accuracy": 0.98765, "loss": 0.1}) == "98.77 %"
+    language = {"accuracy": 0.5, "loss": 1.4, "perplexity": 4.06, "bits_per_byte": 2.0197}
+    assert command.show_figures(language) == "2.020 bits per byte, perplexity 4.06, 50.00 %"
+    assert command.figures(tmp_path) == {"test split": "no training"}

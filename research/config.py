@@ -73,7 +73,12 @@ def _field(role: Role, default: Any, doc: str, within: str | None) -> Any:
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(leaf, structure, edge))
 def config(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen, keyword-only dataclass that is a pytree of its leaves and branches."""
+    """Class decorator: a frozen, keyword-only dataclass that is a pytree of its leaves and branches.
+
+    Raises TypeError for a field "kind", which is what JSON calls the class.
+    """
+    if "kind" in vars(cls).get("__annotations__", {}):
+        raise TypeError(f"{cls.__name__}: a config cannot have a field 'kind', for so its class is called in JSON")
     checks = getattr(cls, "__post_init__", None)
 
     def __post_init__(self):

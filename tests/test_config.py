@@ -508,3 +508,11 @@ def test_the_nearest_name_is_offered_or_all_where_none_is_near():
 def test_a_user_error_keeps_its_problems_apart():
     error = UserError("a: wrong", "b: wrong too")
     assert error.problems == ("a: wrong", "b: wrong too") and str(error) == "a: wrong\nb: wrong too"
+
+
+def test_a_field_that_json_needs_for_itself_is_refused():
+    with pytest.raises(TypeError, match="Shape: .*'kind'"):
+
+        @config
+        class Shape:
+            kind: str = structure("round")

@@ -161,7 +161,7 @@ class Arrays(Dataset):
     names: tuple[str, ...] | None = structure(
         None, "of the classes, in the order of the labels; None: the labels themselves"
     )
-    kind: Literal["image", "array"] | None = structure(None, "what an example is; None: by its type and shape")
+    example: Literal["image", "array"] | None = structure(None, "what an example is; None: by its type and shape")
     validation: float = structure(0.1, "fraction to choose by, where the arrays are not split", within="(0, 1)")
     test: float = structure(0.2, "fraction to be judged by, where the arrays are not split", within="(0, 1)")
     memory_gb: float = structure(4.0, ".npy files that hold more are read as they are needed", within="[0, inf)")
@@ -179,7 +179,7 @@ class Arrays(Dataset):
             if inputs[split].ndim == 0 or len(inputs[split]) != len(np.atleast_1d(labels[split])):
                 raise UserError(f"{path}: {x} has shape {inputs[split].shape}, and {y} {labels[split].shape}")
         codes, names = encode_labels(str(path), labels, self.names)
-        kind = self.kind or _guess_kind(path, inputs["train"])
+        kind = self.example or _guess_kind(path, inputs["train"])
         given = {s: _examples(path, chosen[s][0], inputs[s], codes[s], kind, large) for s in chosen}
         splits = complete(given, test=self.test, validation=self.validation)
         return _assemble_arrays(splits, names, kind)
@@ -274,7 +274,7 @@ def _guess_kind(path: Path, inputs: np.ndarray) -> str:
     if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
         raise UserError(
             f"{path}: inputs of shape {inputs.shape} seem to have their features first; transpose them to "
-            f"(examples, height, width, features), or set data.kind to 'array' if the last axis is the features"
+            f"(examples, height, width, features), or set data.example to 'array' if the last axis is the features"
         )
     return "array"
 

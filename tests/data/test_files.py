@@ -229,7 +229,7 @@ def test_features_first_is_suspected_and_may_be_meant(tmp_path):
     path = write_npz(tmp_path / "mine.npz", x=np.random.default_rng(0).random((30, 3, 6, 5)), y=np.arange(30) % 3)
     with pytest.raises(UserError, match="seem to have their features first; transpose"):
         Arrays(path=path).load()
-    assert Arrays(path=path, kind="array").load().spec.shape == (3, 6, 5)
+    assert Arrays(path=path, example="array").load().spec.shape == (3, 6, 5)
 
 
 def test_pictures_of_floats_know_their_white_and_background(tmp_path):

@@ -18,21 +18,20 @@ inputs' gradient and kernel's gradient, medians (`experiments/benchmarks/convolu
 """
 
 import math
-from typing import Literal
 
 
-def chosen(result: Literal["outputs", "inputs", "kernel"], problem) -> str:
-    """The name of a formulation for the outputs, or the gradient with respect to inputs or kernel."""
+def chosen(problem) -> str:
+    """The name of a formulation, which serves the outputs and both gradients."""
     window = math.prod(problem.window)
     features, out = problem.kernel_shape[-2:]
     if window == 1:
         return "matrix product"  # there is nothing to lay side by side
-    # The transform does not see the size of the kernel, but multiplies at each frequency, which is slow for matrices;
-    # and it cannot skip positions, as a stride does.
-    if window > 100 * math.prod(problem.geometry.stride) and features * out // problem.groups <= 64:
-        return "fourier"
     if problem.depthwise and window <= 100:
         return "definition"
-    if len(problem.window) == 3 and result != "kernel" and window <= 100:
+    # The transform does not see the size of the kernel, but multiplies at each frequency, which is slow for matrices;
+    # and it cannot skip positions, as a stride does.
+    if window > 40 * math.prod(problem.geometry.stride) and features * out // problem.groups <= 64:
+        return "fourier"
+    if len(problem.window) == 3 and window <= 100:
         return "definition"  # XLA's is of another making in three dimensions
     return "xla"

@@ -103,7 +103,7 @@ kernel_gradient.defvjp(
 
 
 def _correlate(inputs, kernel, problem: Problem):
-    name = problem.method or chosen("outputs", problem)
+    name = problem.method or chosen(problem)
 
     def ours(inputs, kernel):
         if name == "xla" and problem.groups > 1:
@@ -119,7 +119,7 @@ def _correlate(inputs, kernel, problem: Problem):
 
 
 def _inputs_gradient(gradient, kernel, problem: Problem):
-    name = problem.method or chosen("inputs", problem)
+    name = problem.method or chosen(problem)
     inputs = jax.ShapeDtypeStruct((gradient.shape[0], *problem.sizes, problem.features), gradient.dtype)
 
     def transposed(formulation):
@@ -137,7 +137,7 @@ def _inputs_gradient(gradient, kernel, problem: Problem):
 
 
 def _kernel_gradient(inputs, gradient, problem: Problem):
-    name = problem.method or chosen("kernel", problem)
+    name = problem.method or chosen(problem)
     kernel = jax.ShapeDtypeStruct(problem.kernel_shape, inputs.dtype)
 
     def transposed(formulation):
@@ -204,8 +204,6 @@ def _each_model_alone(function, problem: Problem):
     Where the kernel is shared, more inputs are more examples. Where each model has a kernel of its own, the definition
     and the matrix product take all models at once; XLA's convolution and the transform, on the CPU, one after another.
     """
-    results = {_correlate: "outputs", _inputs_gradient: "inputs", _kernel_gradient: "kernel"}
-
     @custom_batching.custom_vmap
     def operation(first, second):
         return function(first, second, problem)
@@ -226,7 +224,7 @@ def _each_model_alone(function, problem: Problem):
             one = lambda first, second: function(first, second, problem)  # noqa: E731
             return jax.vmap(one, [0 if own else None for own in mapped])(first, second)
 
-        if (problem.method or chosen(results[function], problem)) in ("definition", "matrix product"):
+        if (problem.method or chosen(problem)) in ("definition", "matrix product"):
             return at_once(first, second), True  # for all models the same products, side by side
         return lax.platform_dependent(first, second, cpu=in_turn, default=at_once), True
 

@@ -9,6 +9,7 @@ A mistake of the user's is told in a line, and the exit status is 2; a traceback
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -83,11 +84,13 @@ def _actions_on_configs() -> dict[type, dict[str, Callable]]:
     """What a config file may return, and what each mode does with it: the one place where a new kind is entered."""
     from research.comparisons import Comparison, Growth
     from research.lessons import Lesson
+    from research.sweeps import Sweep
     from research.training.experiment import Experiment
 
     on_comparisons = {"train": _teach, "inspect": _compare}
     return {
         Experiment: {"train": _train, "inspect": _inspect, "diff": _diff},
+        Sweep: {"train": _train_sweep, "inspect": _inspect_sweep},
         Comparison: on_comparisons,
         Growth: on_comparisons,
         Lesson: {"train": _teach},
@@ -131,10 +134,8 @@ def _inspect(arguments: Arguments, command: Sequence[str], config: Any, path: Pa
 
     plan, inspection = run.inspect(config, compiled=arguments.compile)
     plan["changes"] = changes
-    rates = None
-    if arguments.rates is not None:
-        told = read_rates(arguments.rates)
-        rates = roofline.measure_rates() if told == "measure" else roofline.Rates(*told)
+    rates = _rates(arguments)
+    if rates is not None:
         plan["network"] |= roofline.as_json(inspection, rates)
     if arguments.format == "csv":
         print(tables.as_csv(inspection), end="")
@@ -151,9 +152,39 @@ def _inspect(arguments: Arguments, command: Sequence[str], config: Any, path: Pa
         _print(arguments, plan, show)
 
 
+def _rates(arguments: Arguments) -> Any:
+    """The device's rates as --rates tells them, or measured; None without it."""
+    from research.inspection import roofline
+
+    if arguments.rates is None:
+        return None
+    told = read_rates(arguments.rates)
+    return roofline.measure_rates() if told == "measure" else roofline.Rates(*told)
+
+
+def _train_sweep(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
+    raise UserError(f"{path}: returns a Sweep, which can only be inspected in this version: add --mode inspect")
+
+
+def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
+    from research.sweeps import display, plan
+
+    if arguments.format == "html":
+        raise UserError(f"--format html: {path} returns a Sweep, whose plan comes as a table, as json and as csv")
+    if arguments.compile:
+        raise UserError(f"--compile: {path} returns a Sweep; give it with an Experiment, such as one of its trials")
+    found, rates = plan.make_plan(_named(config, path), config_file=path), _rates(arguments)
+    if arguments.format == "csv":
+        print(display.as_csv(found, rates=rates), end="")
+    else:
+        options = {"changes": changes, "rates": rates}
+        show = functools.partial(display.show, plan=found, unfold=arguments.unfold, **options)
+        _print(arguments, display.as_json(found, **options), show)
+
+
 def _diff(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
     from research.commandline import loading
-    from research.training import differences, display
+    from research.training import differences
     from research.training.experiment import Experiment
 
     against = loading.load_config(arguments.against, (Experiment,))
@@ -165,7 +196,9 @@ def _compare(arguments: Arguments, command: Sequence[str], config: Any, path: Pa
     from research.lessons import run
 
     if arguments.format in FORMATS_OF_INSPECTIONS:
-        raise UserError(f"--format {arguments.format}: goes with an Experiment; {path} returns a {type(config).__name__}")
+        raise UserError(
+            f"--format {arguments.format}: goes with an Experiment; {path} returns a {type(config).__name__}"
+        )
     config = _named(config, path)
     if arguments.format == "json":
         _print(arguments, {"name": config.name, "changes": changes, "sections": run.tell(config)}, None)

@@ -35,7 +35,7 @@ def commands() -> list[str]:
 
 def shortened(line: str) -> str:
     """The command, cut short if it trains."""
-    if "--config " not in line or any(word in line for word in ("--help", "--mode", "misconceptions")):
+    if "--config " not in line or any(word in line for word in ("--help", "--mode", "misconceptions", "_parameters")):
         return line
     return f"{line} {SHORT}" + (" --config.data.validation 40" if "mnist" in line else "")
 

@@ -95,7 +95,11 @@ def make_flags() -> flags.FlagValues:
     text("run", None, "a run's folder: what to evaluate, to predict or to sample with")
     text("workdir", "runs", "where the folders of new runs go")
     text("split", "test", "what to evaluate on: test, validation or train")
-    text("format", "table", "of what inspect, diff, evaluate, predict and sample print: table or json; inspect: csv or html")
+    text(
+        "format",
+        "table",
+        "of what inspect, diff, evaluate, predict and sample print: table or json; inspect: csv or html",
+    )
     flags.DEFINE_boolean("unfold", False, "inspect: show each of equal blocks", flag_values=values)
     text("rates", None, "inspect: the device's FLOP/s and bytes/s, as in 175e9,20e9, or: measure")
     flags.DEFINE_boolean("compile", False, "inspect: also compile, and show XLA's own figures", flag_values=values)

@@ -1,6 +1,21 @@
 """Depth, parameters and cost, read off a traced function: nothing that can be measured is declared."""
 
+from research.inspection.comparison import Subject, compare
 from research.inspection.costs import Cost
+from research.inspection.differences import differences
 from research.inspection.inspecting import Depth, Inspection, Layer, Memory, inspect, inspect_module
+from research.inspection.matching import match
 
-__all__ = ["Cost", "Depth", "Inspection", "Layer", "Memory", "inspect", "inspect_module"]
+__all__ = [
+    "Cost",
+    "Depth",
+    "Inspection",
+    "Layer",
+    "Memory",
+    "Subject",
+    "compare",
+    "differences",
+    "inspect",
+    "inspect_module",
+    "match",
+]

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from jax.extend.core import JaxprEqn
 
 
@@ -114,7 +115,7 @@ def _whole_number(number: float) -> float:
 def field_of_result(equation: JaxprEqn, fields: Sequence[Field | None]) -> Field | None:
     """The field of what an operation makes of operands with these fields; None for one without data."""
     with_data = [(i, field) for i, field in enumerate(fields) if field is not None]
-    if not with_data:
+    if not with_data or not equation.outvars:  # a callback gives nothing
         return None
     rule = _RULES.get(equation.primitive.name, _elementwise)
     found = [rule(equation, i, field) for i, field in with_data]
@@ -129,9 +130,21 @@ def _shapes(equation: JaxprEqn, operand: int) -> tuple[tuple[int, ...], tuple[in
 
 
 def _elementwise(equation, operand, field):
-    """Of what is not known too, if it keeps the shape: sorting and running sums are below."""
+    """Of what is not known too, if it keeps the shape, but for axes of one that are spread over those of another."""
     before, after = _shapes(equation, operand)
-    return field if before == after else whole(field)
+    if before == after:
+        return field
+    shapes = [variable.aval.shape for variable in equation.invars]
+    if len(before) != len(after) or _spread_over_one_another(shapes) != after:
+        return whole(field)
+    return field.moved({i: i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a == b})
+
+
+def _spread_over_one_another(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return None
 
 
 def _broadcast(equation, operand, field):

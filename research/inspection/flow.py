@@ -22,6 +22,8 @@ from research.inspection.program import Branches, Loop, Once, called
 
 ITERATIONS = 4096
 """Of a loop that are followed; a longer one is as deep as that."""
+SETS_KNOWN = 256
+"""Of the sets of nodes to which paths were counted last, so many are kept."""
 INPUT = 1  # the first bit of a set of nodes
 _KEEPS_SCALE = "mul div integer_pow rsqrt sqrt broadcast_in_dim reshape convert_element_type transpose squeeze copy"
 KEEPS_SCALE = frozenset(_KEEPS_SCALE.split())
@@ -154,6 +156,7 @@ class _Walk:
         self.order: dict[Parameter, None] = {}
         self.attention: set[int] = set()
         self.notes: dict[str, None] = {}
+        self._known: dict[int, dict[int, int]] = {}
 
     def visit(self, body: Jaxpr, operands: Sequence[Value]) -> list[Value]:
         """The values of a body's results."""
@@ -229,17 +232,22 @@ class _Walk:
         return total
 
     def lengths(self, nodes: int) -> dict[int, int]:
-        """The paths to a set of nodes, counted by their length."""
-        found: Counter[int] = Counter()
-        if nodes & INPUT:
-            found[0] += 1
-        index, nodes = 0, nodes >> 1
-        while nodes:
-            skip = (nodes & -nodes).bit_length() - 1
-            index, nodes = index + skip, nodes >> skip
-            found.update(self.nodes[index].lengths)
-            index, nodes = index + 1, nodes >> 1
-        return dict(found)
+        """The paths to a set of nodes, counted by their length; not to be changed.
+
+        Sets grow: what reaches an iteration's carry reached the one before, of which the counts are still known.
+        """
+        rest, added = nodes, []
+        while rest and rest not in self._known:
+            added.append(rest.bit_length() - 1)
+            rest ^= 1 << added[-1]
+        if added:
+            found = Counter(self._known.get(rest))
+            for bit in reversed(added):
+                found.update({0: 1} if bit == 0 else self.nodes[bit - 1].lengths)
+            self._known[nodes] = dict(found)
+            if len(self._known) > SETS_KNOWN:
+                del self._known[next(iter(self._known))]
+        return self._known.get(nodes, {})
 
     def _joined(self, values: Sequence[Value]) -> Value:
         """What is known of an array that is made of several."""

@@ -29,7 +29,8 @@ class Section(NamedTuple):
 
     text: a paragraph or several, a blank line between two; wrapped to the terminal's width.
     rows: a table, each row {header: value} with the same headers. Values are numbers, texts, truth values, and small
-        arrays, which are shown with a line for each of their rows.
+        arrays, which are shown with a line for each of their rows. ">" before a header puts its column to the right.
+    data: the same for other programs, in plain units, where the rows are made for people; kept in place of the rows.
     figure: a `matplotlib.figure.Figure`, saved as a PNG; matplotlib is imported by the sections that draw.
     """
 
@@ -37,6 +38,7 @@ class Section(NamedTuple):
     text: str
     rows: Sequence[Mapping[str, Any]] = ()
     figure: "Figure | None" = None
+    data: Sequence[Mapping[str, Any]] = ()
 
 
 class Lesson:

@@ -51,8 +51,7 @@ def teach(
                 figure = f"{number:02d}_{_slug(section.title)}.png"
                 with explained(f"write {run.path / figure}"):
                     section.figure.savefig(run.path / figure, dpi=150)
-            text = "\n\n".join(paragraphs(section))
-            kept.append({"title": section.title, "text": text, "rows": section.rows, "figure": figure})
+            kept.append({**as_data(section), "figure": figure})
         seconds = time.monotonic() - began
         if config_file is not None and config_file.suffix == ".py":
             run.copy_config_file(config_file)
@@ -65,9 +64,27 @@ def teach(
     return run.path
 
 
+def show(lesson: Lesson, changes: Sequence[str] = ()) -> None:
+    """Computes and shows a lesson, and keeps nothing of it."""
+    console = display.console()
+    show_opening(console, lesson, changes)
+    for number, section in enumerate(_computed(lesson, console), start=1):
+        show_section(console, number, section)
+
+
+def tell(lesson: Lesson) -> list[dict[str, Any]]:
+    """The sections of a lesson as plain data, computed and not kept."""
+    return [as_data(section) for section in lesson.sections()]
+
+
+def as_data(section: Section) -> dict[str, Any]:
+    """A section as plain data, without its figure."""
+    return {"title": section.title, "text": "\n\n".join(paragraphs(section)), "rows": section.data or section.rows}
+
+
 def name(lesson: Lesson) -> str:
-    """What a lesson's folder is called: "residual_paths" for the class ResidualPaths."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(lesson).__name__).lower()
+    """What a lesson's folder is called: its name if it has one, "residual_paths" for the class ResidualPaths."""
+    return getattr(lesson, "name", "") or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(lesson).__name__).lower()
 
 
 def _computed(lesson: Lesson, console: Console) -> Iterator[Section]:
@@ -100,7 +117,8 @@ def _slug(title: str) -> str:
 def show_opening(console: Console, lesson: Lesson, changes: Sequence[str] = ()) -> None:
     """The lesson's name, what it is about, and what the command line changed."""
     about = (type(lesson).__doc__ or "").strip().partition("\n")[0]
-    console.print(Text.assemble((type(lesson).__name__, "bold"), f"  {about}"), width=_width(console))
+    title = getattr(lesson, "name", "") or type(lesson).__name__
+    console.print(Text.assemble((title, "bold"), f"  {about}"), width=_width(console))
     for change in changes:
         console.print(Text.assemble(("changed  ", "dim"), change), soft_wrap=True)
 
@@ -128,8 +146,9 @@ def _width(console: Console) -> int:
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_header=any(rows[0]))
     for header in rows[0]:
-        numbers = all(_is_number(row[header]) for row in rows)
-        table.add_column(header, justify="right" if numbers else "left", overflow="fold")
+        right = header.startswith(">") or all(_is_number(row[header]) for row in rows)
+        justify = "right" if right else "left"
+        table.add_column(header.removeprefix(">"), justify=justify, no_wrap=header.startswith(">"), overflow="fold")
     tall = any(np.ndim(value) > 1 for row in rows for value in row.values())
     for row in rows:
         table.add_row(*(Text(show_value(value)) for value in row.values()), end_section=tall)

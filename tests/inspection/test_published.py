@@ -98,7 +98,8 @@ def test_scanned_networks_cost_exactly_what_unrolled_ones_do(look):
 
 
 SEVEN_BILLION = """
-import resource, time
+import re, time
+from pathlib import Path
 import jax, jax.numpy as jnp
 from research.inspection import inspect
 from research.models import GPT
@@ -111,10 +112,13 @@ net = network(GPT(depth=32, width=4096, heads=32, context=2048), Spec((2048,), t
 parameters = jax.eval_shape(net.init, jax.random.key(0))["params"]
 apply = lambda p, x: net.apply({"params": p}, x, train=False)[0]
 inspection = inspect(apply, parameters, jax.ShapeDtypeStruct((1, 2048), jnp.int32))
-print(inspection.parameters, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.monotonic() - began)
+# The kernel's own figure: that of `resource` is inherited from the program that started this one.
+most = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+print(inspection.parameters, int(most[1]) * 1024, time.monotonic() - began)
 """
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_seven_billion_parameters_are_inspected_in_less_memory_than_a_thousandth_would_take():
     done = subprocess.run([sys.executable, "-c", SEVEN_BILLION], capture_output=True, text=True, check=True)
     parameters, memory, _ = map(float, done.stdout.split())

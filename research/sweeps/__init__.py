@@ -1,0 +1,50 @@
+"""Sweeps: many trials of one experiment, planned by the programs they need.
+
+What a config file needs is here by name:
+
+    from research.sweeps import Sweep, grid, log_uniform, product, repeat
+"""
+
+from research.sweeps.spaces import (
+    Space,
+    chain,
+    choice,
+    derived,
+    grid,
+    integers,
+    log_uniform,
+    matched,
+    prefix,
+    product,
+    repeat,
+    sobol,
+    subsample,
+    uniform,
+    where,
+    zipped,
+)
+from research.sweeps.sweep import Group, Sweep, Trial, groups, trials
+
+__all__ = [
+    "Group",
+    "Space",
+    "Sweep",
+    "Trial",
+    "chain",
+    "choice",
+    "derived",
+    "grid",
+    "groups",
+    "integers",
+    "log_uniform",
+    "matched",
+    "prefix",
+    "product",
+    "repeat",
+    "sobol",
+    "subsample",
+    "trials",
+    "uniform",
+    "where",
+    "zipped",
+]

@@ -1,0 +1,241 @@
+"""The plan of a sweep for people, and for other programs: a table, plain data, CSV."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from research.commandline.fields import as_typed
+from research.config import to_json
+from research.inspection.roofline import Rates
+from research.inspection.tables import si, size_of
+from research.sweeps.plan import Row, SweepPlan
+from research.sweeps.sweep import Sweep
+
+ROWS_SHOWN = 24
+"""Of a table that is not unfolded."""
+WIDTH_OF_FIGURES = 57
+"""What the columns of figures take, without the least time."""
+
+
+def show(
+    console: Console, plan: SweepPlan, *, changes: Sequence[str] = (), unfold: bool = False, rates: Rates | None = None
+) -> None:
+    """The base, the space, a row for each program, and what they come to."""
+    if plan.sweep.name:
+        console.print(Text(plan.sweep.name, style="bold"))
+    console.print(_pairs(_heading(plan, changes)))
+    console.print()
+    console.print(_table(plan, unfold, rates, console.width))
+    console.print()
+    console.print(_pairs(_totals(plan, rates)))
+
+
+def _pairs(rows: Iterator[tuple[str, Any]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _heading(plan: SweepPlan, changes: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    sweep = plan.sweep
+    base = sweep.base
+    parts = (base.model, base.data, base.optimizer)
+    model, data, optimizer = (type(part).__name__ for part in parts)
+    yield "base", f"{model} on {data}, {optimizer}, {base.duration} of batches of {base.batch_size:,}"
+    space = Table.grid(padding=(0, 2, 0, 0))
+    space.add_column(no_wrap=True)
+    space.add_column(overflow="fold")
+    for indentation, path, text in sweep.space.lines():
+        space.add_row(f"{'  ' * indentation}{path or text}", text if path else "")
+    yield "space", space
+    yield "best by", sweep.select
+    for number, change in enumerate(changes):
+        yield "changed" if number == 0 else "", change
+    again = f"; {_count(plan.duplicates, 'duplicate')} left out" if plan.duplicates else ""
+    yield "plan", f"{_count(len(plan.trials), 'trial')}, {_count(len(plan.rows), 'program')}{again}"
+
+
+def space_lines(sweep: Sweep) -> list[str]:
+    """The space of a sweep in a few lines."""
+    lines = list(sweep.space.lines())
+    wide = max(2 * indentation + len(path) for indentation, path, _ in lines)
+    return [
+        f"{'  ' * indentation}{path}".ljust(wide + 2) + text if path else f"{'  ' * indentation}{text}"
+        for indentation, path, text in lines
+    ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _table(plan: SweepPlan, unfold: bool, rates: Rates | None, width: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    titles, names = _names(plan, width - (WIDTH_OF_FIGURES if rates is None else WIDTH_OF_FIGURES + 8))
+    for title in titles:
+        table.add_column(title, overflow="fold", min_width=len(title))
+    for title in ("trials", "depth", "parameters", "multiply-\nadds", "FLOP\na trial", "memory"):
+        table.add_column(title, justify="right", no_wrap=True)
+    if rates is not None:
+        table.add_column("least\ntime", justify="right", no_wrap=True)
+    hidden = 0 if unfold else max(len(plan.rows) - ROWS_SHOWN, 0)
+    first = (len(plan.rows) - hidden + 1) // 2
+    for number, row in enumerate(plan.rows):
+        if hidden and number == first:
+            table.add_row(f"... {hidden} more (--unfold)", style="dim")
+        if number < first or number >= first + hidden:
+            table.add_row(*names[number], *_cells(row, rates))
+    return table
+
+
+def _names(plan: SweepPlan, width: int) -> tuple[list[str], list[list[str]]]:
+    """What programs are distinguished by: titles of columns and each row's cells; one column where space is short."""
+    paths = list(dict.fromkeys(path for row in plan.rows for path in row.values))
+    short = {path: _short(path, paths) for path in paths}
+    wide = [max(len(short[path]), *(len(row.values.get(path, "")) for row in plan.rows)) + 2 for path in paths]
+    if paths and sum(wide) <= width and all(len(row.values) == len(paths) for row in plan.rows):
+        return list(short.values()), [[row.values[path] for path in paths] for row in plan.rows]
+    told = [", ".join(f"{short[path]} {value}" for path, value in row.values.items()) for row in plan.rows]
+    return ["program"], [[text or "all of one"] for text in told]
+
+
+def _cells(row: Row, rates: Rates | None) -> Iterator[str]:
+    """What follows the distinguishing values in a row."""
+    yield f"{len(row.group.trials):,}"
+    found = row.inspection
+    if found is None:
+        yield "fails"
+        return
+    yield str(found.depth.longest)
+    yield f"{found.parameters:,}"
+    yield si(found.forward.multiply_adds / found.batch)
+    yield si(row.training_flops)
+    yield size_of(found.memory.total)
+    if rates is not None:
+        yield _seconds(row.least_seconds(rates))
+
+
+def _short(path: str, paths: Sequence[str]) -> str:
+    """The last name of a path, with as much before it as tells it from the others."""
+    names = path.split(".")
+    for count in range(1, len(names)):
+        end = ".".join(names[-count:])
+        if sum(other == end or other.endswith(f".{end}") for other in paths) == 1:
+            return end
+    return path
+
+
+def _totals(plan: SweepPlan, rates: Rates | None) -> Iterator[tuple[str, Any]]:
+    runnable = sum(len(row.group.trials) for row in plan.built)
+    ends = "at most, for trials may stop early" if _may_stop(plan) else "forward and backward"
+    yield "in all", f"{_count(runnable, 'trial')}, {si(plan.training_flops)}FLOP {ends}"
+    if rates is not None:
+        yield (
+            "least time",
+            f"{_seconds(plan.least_seconds(rates))} one after another, at {si(rates.flops)}FLOP/s and "
+            f"{si(rates.bandwidth)}B/s",
+        )
+    yield "", "Multiply-adds are those of an example, forward; memory is that of a trial's step."
+    for row in plan.rows:
+        for problem in row.problems:
+            which = ", ".join(f"{path} {value}" for path, value in row.values.items())
+            yield "fails", Text(f"{which}: {problem}" if which else problem, style="red")
+    for note in dict.fromkeys(note for row in plan.built for note in row.inspection.notes):
+        yield "note", note
+
+
+def _may_stop(plan: SweepPlan) -> bool:
+    return any(row.group.experiment.early_stopping is not None for row in plan.built)
+
+
+def _seconds(seconds: float) -> str:
+    """A time for people: 350 us, 12 s, 3.5 h."""
+    for size, unit in ((3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plain data
+
+
+def as_json(plan: SweepPlan, *, changes: Sequence[str] = (), rates: Rates | None = None) -> dict[str, Any]:
+    """Everything, as plain data."""
+    told = {
+        "name": plan.sweep.name,
+        "base": to_json(plan.sweep.base),
+        "space": space_lines(plan.sweep),
+        "select": plan.sweep.select,
+        "changes": list(changes),
+        "trials": len(plan.trials),
+        "duplicates": plan.duplicates,
+        "programs": [as_row(row, rates) for row in plan.rows],
+        "training_flops": plan.training_flops,
+    }
+    if rates is not None:
+        told |= {"rates": rates._asdict(), "least_seconds": plan.least_seconds(rates)}
+    return told
+
+
+def as_row(row: Row, rates: Rates | None = None) -> dict[str, Any]:
+    """A program as plain data; multiply-adds and FLOPs of the passes are those of an example."""
+    told: dict[str, Any] = {"values": dict(row.values), "trials": [_trial(trial) for trial in row.group.trials]}
+    found = row.inspection
+    if found is None:
+        return told | {"problems": list(row.problems)}
+    told |= {
+        "depth": found.depth.longest,
+        "parameters": found.parameters,
+        "trainable": found.trainable,
+        "multiply_adds": found.forward.multiply_adds / found.batch,
+        "flops": found.forward.flops / found.batch,
+        "backward_flops": found.backward.flops / found.batch,
+        "receptive_field": found.field and list(found.field),
+        "steps": row.steps,
+        "batch_size": row.group.experiment.batch_size,
+        "training_flops": row.training_flops,
+        "memory_bytes": found.memory.total,
+    }
+    return told if rates is None else told | {"least_seconds": row.least_seconds(rates)}
+
+
+def _trial(trial) -> dict[str, Any]:
+    return {
+        "index": trial.index,
+        "fingerprint": trial.fingerprint,
+        "duplicates": trial.duplicates,
+        "assignment": {path: _plain(value) for path, value in trial.assignment.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | float | str) else as_typed(value)
+
+
+def as_csv(plan: SweepPlan, *, rates: Rates | None = None) -> str:
+    """A row for each program: the values that distinguish it, the number of its trials, and its figures."""
+    paths = dict.fromkeys(path for row in plan.rows for path in row.values)
+    rows = []
+    for row in plan.rows:
+        figures = as_row(row, rates)
+        del figures["values"]
+        problems = figures.pop("problems", [])
+        figures |= {"trials": len(figures["trials"]), "problems": "; ".join(problems)}
+        if isinstance(figures.get("receptive_field"), list):
+            figures["receptive_field"] = "x".join(map(str, figures["receptive_field"]))
+        rows.append({path: row.values.get(path, "") for path in paths} | figures)
+    names = dict.fromkeys(name for row in rows for name in row)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [*(n for n in names if n != "problems"), "problems"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()

@@ -1,0 +1,142 @@
+"""A sweep: an experiment, the space its trials are taken from, and the metric they are judged by.
+
+    Sweep(base=Experiment(...), space=product(grid("model.depth", 1, 2, 4), repeat("seed", 5)))
+
+    for trial in trials(sweep): trial.assignment, trial.experiment, trial.fingerprint
+    for group in groups(trials(sweep)): group.experiment, len(group.trials)
+
+A trial is an experiment like any other, and is known by the fingerprint of its config: the same config is the same
+trial, in whichever sweep and at whichever place. Trials whose configs have the same tree structure share one program.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from research.config import config, edge, fingerprint, override, structure, validate
+from research.errors import UserError
+from research.sweeps.shelf import Shelf
+from research.sweeps.spaces import Assignment, Computed, Space, value_at
+from research.training.experiment import Experiment
+
+MOST = 100_000
+"""Trials that a sweep may have."""
+PROBLEMS_SHOWN = 20
+
+
+@config
+class Sweep:
+    """Many trials of one experiment, each with other values in some of its fields."""
+
+    base: Experiment = structure(doc="what trials have in common")
+    space: Space = structure(doc="the values in which they differ")
+    select: Literal["validation/accuracy", "validation/loss"] = structure(
+        "validation/accuracy", "what the best trial is best at"
+    )
+    name: str = edge("", "what the sweep is called; the config file's name if empty")
+
+
+class Trial(NamedTuple):
+    """One point of a sweep."""
+
+    index: int
+    """Of its assignment in the space."""
+    assignment: Assignment
+    """{path: value}, with what was computed."""
+    experiment: Experiment
+    fingerprint: str
+    duplicates: int
+    """Later assignments that come to the same experiment, and are not run again."""
+
+
+class Group(NamedTuple):
+    """Trials that share one program: their experiments differ in leaves alone."""
+
+    trials: tuple[Trial, ...]
+
+    @property
+    def experiment(self) -> Experiment:
+        """That of its first trial, which has the structure of all."""
+        return self.trials[0].experiment
+
+
+def trials(sweep: Sweep, shelf: Shelf | None = None) -> list[Trial]:
+    """The trials of a sweep in the order of its space, each config once.
+
+    Raises ConfigError with all problems of all trials: paths that are not there, values of a wrong type or out of
+    range, values that cannot be computed. What many trials have in common is told once.
+    """
+    sweep, shelf = validate(sweep), shelf or Shelf()
+    points = sweep.space.points()
+    if len(points) > MOST:
+        raise UserError(f"space: {len(points):,} trials are more than {MOST:,}; take some: subsample(space, 100)")
+    found: dict[str, Trial] = {}
+    problems: list[tuple[str, ...]] = []
+    for index, assignment in enumerate(points):
+        try:
+            experiment, resolved = assign(sweep.base, assignment, shelf)
+            name = fingerprint(experiment)
+        except UserError as error:
+            problems.append(error.problems)
+            continue
+        if name in found:
+            found[name] = found[name]._replace(duplicates=found[name].duplicates + 1)
+        else:
+            found[name] = Trial(index, resolved, experiment, name, 0)
+    if problems:
+        raise UserError(*_told_once(problems, len(points)))
+    return list(found.values())
+
+
+def assign(base: Experiment, assignment: Assignment, shelf: Shelf | None = None) -> tuple[Experiment, Assignment]:
+    """The experiment with an assignment's values, and the values as they are in it. Raises UserError.
+
+    Outer fields are set before inner ones, and what is computed after all else, in the order of the assignment.
+    """
+    experiment, values, problems = base, dict(assignment), []
+    computed = [path for path, value in assignment.items() if isinstance(value, Computed)]
+    for path in [*sorted(set(assignment) - set(computed), key=lambda path: (path.count("."), path)), *computed]:
+        value = assignment[path]
+        if path in computed and problems:
+            break  # it would be computed from what is not meant
+        try:
+            if path in computed:
+                value = value.compute(validate(experiment), path, shelf or Shelf())
+            experiment = override(experiment, path, value)
+            values[path] = value_at(experiment, path)
+        except UserError as error:
+            problems += error.problems
+    try:
+        experiment = validate(experiment)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return experiment, values
+
+
+def _told_once(problems: Iterable[tuple[str, ...]], total: int) -> list[str]:
+    """Each problem once, with the number of trials that have it; those that differ in numbers alone are one."""
+    first: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for of_trial in problems:
+        for problem in of_trial:
+            pattern = re.sub(r"-?\d[\d.,]*(e[+-]?\d+)?", "#", problem)
+            first.setdefault(pattern, problem)
+            counts[pattern] = counts.get(pattern, 0) + 1
+    lines = [
+        first[pattern] if count == total else f"{first[pattern]} ({count:,} of {total:,} trials)"
+        for pattern, count in counts.items()
+    ]
+    hidden = len(lines) - PROBLEMS_SHOWN
+    return [*lines[:PROBLEMS_SHOWN], *([f"and {hidden} problems more"] if hidden > 0 else [])]
+
+
+def groups(trials: Iterable[Trial]) -> list[Group]:
+    """The trials by the structure of their experiments, in the order in which the structures first come."""
+    found: dict[Any, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(jax.tree.structure(trial.experiment), []).append(trial)
+    return [Group(tuple(members)) for members in found.values()]

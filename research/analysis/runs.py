@@ -91,7 +91,8 @@ def flatten(value: Any, path: str) -> dict[str, Any]:
             columns.update({} if key == "kind" else flatten(item, f"{path}.{key}"))
         return columns
     if isinstance(value, list):
-        if value and all(isinstance(item, dict) and "kind" in item for item in value):
+        are_configs = path.startswith("config.") and all(isinstance(item, dict) and "kind" in item for item in value)
+        if value and are_configs:
             return {k: v for i, item in enumerate(value) for k, v in flatten(item, f"{path}.{i}").items()}
         return {path: tuple(value)}
     return {path: value}

@@ -204,6 +204,7 @@ def _each_model_alone(function, problem: Problem):
     Where the kernel is shared, more inputs are more examples. Where each model has a kernel of its own, the definition
     and the matrix product take all models at once; XLA's convolution and the transform, on the CPU, one after another.
     """
+
     @custom_batching.custom_vmap
     def operation(first, second):
         return function(first, second, problem)

@@ -12,7 +12,9 @@ import dataclasses
 import functools
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +50,14 @@ def main(command: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Ctrl-C as Python has it, but not in JAX's callback of garbage collection, where it would be printed and lost."""
+    if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
+        threading.Timer(0.01, signal.raise_signal, (number,)).start()
+    else:
+        raise KeyboardInterrupt
 
 
 def _show_problems(error: UserError) -> None:
@@ -163,7 +173,12 @@ def _rates(arguments: Arguments) -> Any:
 
 
 def _train_sweep(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
-    raise UserError(f"{path}: returns a Sweep, which can only be inspected in this version: add --mode inspect")
+    from research.sweeps import display, run
+
+    if arguments.tensorboard:
+        raise UserError(f"--tensorboard: {path} returns a Sweep, whose metrics are in one table")
+    options = {"workdir": arguments.workdir, "config_file": path, "command": list(command), "changes": changes}
+    display.show_summary(display.console(), run.run(_named(config, path), **options))
 
 
 def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
@@ -275,4 +290,5 @@ _ACTIONS_ON_RUNS = {"train": _resume, "evaluate": _evaluate, "predict": _predict
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _interrupt)
     sys.exit(main(sys.argv))

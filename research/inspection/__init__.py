@@ -2,7 +2,6 @@
 
 from research.inspection.comparison import Subject, compare
 from research.inspection.costs import Cost
-from research.inspection.differences import differences
 from research.inspection.inspecting import Depth, Inspection, Layer, Memory, inspect, inspect_module
 from research.inspection.matching import match
 
@@ -14,7 +13,6 @@ __all__ = [
     "Memory",
     "Subject",
     "compare",
-    "differences",
     "inspect",
     "inspect_module",
     "match",

@@ -2,19 +2,25 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from research.commandline.console import console
 from research.commandline.fields import as_typed
 from research.config import to_json
 from research.inspection.roofline import Rates
 from research.inspection.tables import si, size_of
 from research.sweeps.plan import Row, SweepPlan
-from research.sweeps.sweep import Sweep
+from research.sweeps.sweep import Sweep, Trial
+
+__all__ = ["Progress", "as_csv", "as_json", "console", "plain_values", "show", "show_start", "show_summary"]
 
 ROWS_SHOWN = 24
 """Of a table that is not unfolded."""
@@ -165,7 +171,116 @@ def _seconds(seconds: float) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# While it goes on, and after it
+
+
+class Progress:
+    """One line while a sweep goes on, rewritten on a terminal; in a pipe a line for each batch of trials."""
+
+    def __init__(self, console: Console, trials: int, done: int):
+        self._console, self._trials, self._done = console, trials, done
+        self._begun, self._new = time.monotonic(), 0
+        self._where, self._at = "", (0, 1, None)
+        self._count = 0
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_interactive else None
+
+    def __enter__(self) -> "Progress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def begin(self, number: int, programs: int, values: Mapping[str, str], count: int) -> None:
+        """Some trials of a program are begun."""
+        told = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in values.items())
+        self._where = f"program {number} of {programs}{f' ({told})' if told else ''}: {_count(count, 'trial')}"
+        self._count, self._at = count, (0, 1, None)
+        self._show(f"{self._where}, compiling ...")
+
+    def update(self, step: int, steps: int, best: float | None) -> None:
+        """They have come to a step, with a best accuracy."""
+        self._at = step, steps, best
+        self._show(f"{self._where}, step {step:,} of {steps:,}, best {_percent(best)}; {self._left()}")
+
+    def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """They are done."""
+        self._done += len(rows)
+        self._new += len(rows)
+        bad = sum(told["status"] == "not finite" for told in rows)
+        diverged = f", {bad} not finite" if bad else ""
+        line = f"{self._where}, best {_percent(self._at[2])}{diverged}; {self._done:,} of {self._trials:,} trials done"
+        self._console.print(line, soft_wrap=True)
+
+    def _left(self) -> str:
+        share = self._new + self._count * self._at[0] / self._at[1]
+        rest = (self._trials - self._done + self._new - share) * (time.monotonic() - self._begun) / max(share, 1e-9)
+        return f"about {_seconds(rest)} left"
+
+    def _show(self, line: str) -> None:
+        if self._live is not None:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def show_start(console: Console, folder: Path, *, done: int, trials: int) -> None:
+    """Where the sweep is kept, and how much of it is done already."""
+    console.print()
+    console.print(Text.assemble(("sweep ", "bold"), str(folder)), soft_wrap=True)
+    if done:
+        console.print(f"{done:,} of {trials:,} trials are done already", soft_wrap=True)
+
+
+def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """The best trial of each program, and of all."""
+    paths = list(dict.fromkeys(path for program in summary["programs"] for path in program["values"]))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for path in paths or ["program"]:
+        table.add_column(_short(path, paths) if paths else path)
+    for title in ("trials", "validation", "test", "best with"):
+        table.add_column(title, justify="left" if title == "best with" else "right", overflow="fold")
+    for program in summary["programs"]:
+        best = program["best"]
+        names = [program["values"].get(path, "") for path in paths] or ["all of one"]
+        bad = program["not finite"] + program["failed"]
+        count = f"{program['done']:,}" + (f" ({bad} bad)" if bad else "")
+        if best is None:
+            table.add_row(*names, count, "", "", "")
+            continue
+        figures = _percent(best["validation"]["accuracy"]), _percent(best["test"]["accuracy"])
+        is_best = best["trial"] == summary["best"]["trial"]
+        table.add_row(*names, count, *figures, _with(best["values"], paths), style="bold" if is_best else None)
+    console.print()
+    console.print(table)
+    console.print()
+    console.print(Text.assemble(("kept in ", "bold"), summary["folder"]), soft_wrap=True)
+    if summary["reason"] == "interrupted":
+        console.print("interrupted; the same command goes on", soft_wrap=True)
+
+
+def _with(values: Mapping[str, Any], without: Sequence[str]) -> str:
+    """The values of a trial, but for those that its program tells."""
+    paths = list(values)
+    told = (
+        f"{_short(p, paths)} {v:.3g}" if isinstance(v, float) else f"{_short(p, paths)} {v}"
+        for p, v in values.items()
+        if p not in without
+    )
+    return ", ".join(told)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Plain data
+
+
+def plain_values(trial: Trial) -> dict[str, Any]:
+    """{path: value} of a trial, as JSON has it."""
+    return {path: _plain(value) for path, value in trial.assignment.items()}
 
 
 def as_json(plan: SweepPlan, *, changes: Sequence[str] = (), rates: Rates | None = None) -> dict[str, Any]:
@@ -213,7 +328,7 @@ def _trial(trial) -> dict[str, Any]:
         "index": trial.index,
         "fingerprint": trial.fingerprint,
         "duplicates": trial.duplicates,
-        "assignment": {path: _plain(value) for path, value in trial.assignment.items()},
+        "assignment": plain_values(trial),
     }
 
 

@@ -270,11 +270,12 @@ def test_space_and_base_are_changed_on_the_command_line(folder, command):
     assert "changed  space.spaces.0.space.values: 1 2 3 -> 2\n" in out
 
 
-def test_a_sweep_is_not_trained_yet_and_nothing_is_written(folder, command):
-    status, out, err = command("--config", "swept.py")
-    assert (status, out) == (2, "")
-    assert err == ["error: swept.py: returns a Sweep, which can only be inspected in this version: add --mode inspect"]
-    assert sorted(path.name for path in folder.iterdir()) == ["swept.py"]
+def test_a_sweep_is_run_by_the_same_command(folder, command):
+    status, out, err = command("--config", "swept.py", "--config.base.duration", "6 steps")
+    assert (status, err) == (0, [])
+    assert "kept in runs/swept/" in out
+    (kept,) = (folder / "runs" / "swept").iterdir()
+    assert len((kept / "trials.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """How deep should a convolutional network be? One to sixteen layers of equal width, at some learning rates and seeds.
 
-    python launch.py --config experiments/depth_sweep.py --mode inspect
+    python launch.py --config experiments/depth_sweep.py
 
-Time: about 3 s on two cores, since sweeps can only be inspected as yet. Result: a plan of 60 trials in 5 programs, of
-330 to 35,130 parameters.
+Time: about 3 min on two cores. Result: the best of 40 trials has 98.9 % validation and test accuracy, with four layers;
+one layer comes to 60 %, two to 89 %, eight and sixteen to 97.8 %.
 
 Layers are 3x3 and nothing is pooled, so each sees one pixel more to every side: the eight pixels of these digits are
-covered from the fourth on. `--config experiments/depth_sweep.py:matched` makes deeper networks narrower, so that all
-have about as many parameters.
+covered from the fourth on, and more depth gains nothing. `--mode inspect` shows the plan alone, and `--config
+experiments/depth_sweep.py:matched` makes deeper networks narrower, so that all have about as many parameters.
 """
 
 from research.data import Digits
@@ -26,15 +26,15 @@ def get_config(widths: str = "equal") -> Sweep:
             model=ConvNet(features=(16,), pooling=None, head="average"),
             optimizer=AdamW(weight_decay=1e-2),
             schedule=Cosine(warmup=percent(5)),
-            duration=steps(600),
+            duration=steps(400),
             batch_size=64,
             evaluate_every=epochs(5),
         ),
         space=product(
             grid("model.convolutions", 1, 2, 4, 8, 16),
             *budget,
-            log_uniform("optimizer.learning_rate", 1e-4, 1e-1, trials=4),
-            repeat("seed", 3),
+            log_uniform("optimizer.learning_rate", 1e-3, 3e-2, trials=4),
+            repeat("seed", 2),
         ),
         select="validation/accuracy",
     )

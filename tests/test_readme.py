@@ -37,6 +37,8 @@ def shortened(line: str) -> str:
     """The command, cut short if it trains."""
     if "--config " not in line or any(word in line for word in ("--help", "--mode", "misconceptions", "_parameters")):
         return line
+    if "sweep" in line:
+        return f"{line} {SHORT.replace('--config.', '--config.base.')}"
     return f"{line} {SHORT}" + (" --config.data.validation 40" if "mnist" in line else "")
 
 

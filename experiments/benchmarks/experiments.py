@@ -93,8 +93,8 @@ def run(listed: Listed, folder: Path, steps: int | None) -> dict[str, str]:
     file = folder / f"{listed.name}.py"
     with tempfile.TemporaryDirectory() as workdir:
         command = [sys.executable, "launch.py", "--config", str(file), "--workdir", workdir]
-        if steps is not None and trains(file):
-            command += ["--config.duration", f"{steps} steps", "--config.evaluate_every", f"{steps} steps"]
+        if steps is not None and (trained := trains(file)) is not None:
+            command += [f"{trained}.duration", f"{steps} steps", f"{trained}.evaluate_every", f"{steps} steps"]
         begun = time.perf_counter()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         seconds = time.perf_counter() - begun
@@ -112,24 +112,36 @@ def run(listed: Listed, folder: Path, steps: int | None) -> dict[str, str]:
     return {column: (row | found).get(column, "") for column in HEADER}
 
 
-def trains(file: Path) -> bool:
-    """Whether a config file returns an experiment; lessons know no steps, and what is broken fails when it is run."""
+def trains(file: Path) -> str | None:
+    """Where the overrides of what a config file trains begin; None for lessons, which know no steps.
+
+    What is broken fails when it is run.
+    """
     from research.commandline.loading import load_config
     from research.errors import UserError
+    from research.sweeps import Sweep
     from research.training.experiment import Experiment
 
     try:
-        return isinstance(load_config(str(file), (object,)).config, Experiment)
+        config = load_config(str(file), (object,)).config
     except UserError:
-        return False
+        return None
+    return "--config" if isinstance(config, Experiment) else "--config.base" if isinstance(config, Sweep) else None
 
 
 def figures(workdir: Path) -> dict[str, str]:
-    """What the one run in a folder came to."""
+    """What the one run in a folder came to; of a sweep, its best trial."""
     summaries = list(workdir.glob("*/*/summary.json"))
     if not summaries:
         return {"test split": NO_TRAINING}
     summary = json.loads(summaries[0].read_text())
+    if "trials" in summary:
+        best = summary["best"]
+        return {
+            "model": f"the best of {summary['done']:,} trials",
+            "steps": f"{best['steps']:,}",
+            "test split": show_figures(best["test"]),
+        }
     inspected = json.loads(summaries[0].with_name("inspection.json").read_text())
     return {
         "model": inspected["model"],

@@ -6,6 +6,7 @@
       trials.jsonl            a row a trial that is done: its fingerprint, values, best evaluation, test figures
       metrics.jsonl           the rows of all trials, told apart by `trial`
       summary.json            the best trial, and the best of each program
+      report.html             a page about all that
 
 The same command goes on with the folder where it was, whatever ended it. A trial is known by the fingerprint of its
 config: one that is done, here or in another sweep of the same name, is not run again. A program that was under way
@@ -13,6 +14,7 @@ begins again.
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +22,8 @@ from typing import Any
 
 import jax
 
-from research.config import fingerprint, to_json
+from research.analysis import sweeps
+from research.config import to_json
 from research.errors import UserError
 from research.jsonl import read_json, read_rows, row, write_atomically
 from research.sweeps import display, fit
@@ -59,6 +62,8 @@ def run(
             reason = _run_programs(console, found, plan, shelf, done, interrupted)
             summary = summarise(found.path, plan, done, reason)
             found.write_json("summary.json", summary)
+            if summary["best"] is not None:
+                write_atomically(found.path / "report.html", sweeps.report(found.path).encode())
     return summary
 
 
@@ -137,11 +142,24 @@ def free_memory() -> float:
 
 def _folder(workdir: str, plan: SweepPlan) -> RunFolder:
     """The folder of this very sweep if there is one, or a new one."""
-    name, mark = plan.sweep.name or "sweep", fingerprint(plan.sweep)
+    name, mark = plan.sweep.name or "sweep", _mark(plan)
     for path in sorted(Path(workdir, name).glob("*/sweep.json"), reverse=True):
         if read_json(path).get("fingerprint") == mark:
             return RunFolder(path.parent)
     return folder.create(workdir, name, mark)
+
+
+def _mark(plan: SweepPlan) -> str:
+    """What tells a sweep from others: its trials, whatever expression they came from."""
+    return hashlib.sha256("".join(trial.fingerprint for trial in plan.trials).encode()).hexdigest()[:16]
+
+
+def _as_json(sweep: Sweep) -> Any:
+    """The sweep as JSON; None where a lambda in its space has no name to be told by, and config.py has to do."""
+    try:
+        return to_json(sweep)
+    except UserError:
+        return None
 
 
 def _write_start(found: RunFolder, plan: SweepPlan, config_file: Path | None, command: Sequence[str]) -> None:
@@ -153,8 +171,8 @@ def _write_start(found: RunFolder, plan: SweepPlan, config_file: Path | None, co
     if config_file is not None and config_file.suffix == ".py":
         found.copy_config_file(config_file)
     found.write_json("environment.json", here)
-    mark = {"fingerprint": fingerprint(plan.sweep), "sweep": to_json(plan.sweep)}
-    found.write_json("sweep.json", mark | {"plan": display.as_json(plan)})
+    about = {"fingerprint": _mark(plan), "sweep": _as_json(plan.sweep), "plan": display.as_json(plan)}
+    found.write_json("sweep.json", about)
 
 
 def _done(found: RunFolder, plan: SweepPlan) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 
 from research.config import override
 from research.models import ConvNet
-from research.sweeps import Sweep, grid, log_uniform, product, repeat, trials
+from research.sweeps import Sweep, grid, log_uniform, product, repeat, trials, where
 from research.sweeps import run as module
 from research.sweeps.fit import Edge, fit
 from research.sweeps.lanes import advance, begin, make_lanes
@@ -194,6 +194,13 @@ def test_rows_of_unfinished_trials_are_dropped_before_they_are_written_again(swe
     before = len(read(folder, "metrics.jsonl"))
     module.run(sweep, workdir=str(tmp_path))
     assert len(read(folder, "metrics.jsonl")) == before
+
+
+def test_a_space_with_a_lambda_can_be_run(base, tmp_path):
+    space = where(grid("model.depth", 1, 2), lambda values: values["model.depth"] < 2)
+    summary = module.run(Sweep(base=base, space=space, name="lambda"), workdir=str(tmp_path))
+    assert (summary["reason"], summary["done"]) == ("finished", 1)
+    assert module.run(Sweep(base=base, space=space, name="lambda"), workdir=str(tmp_path)) == summary
 
 
 def test_trials_are_cut_into_batches_that_fit(sweep, tmp_path, monkeypatch):

@@ -99,10 +99,9 @@ def _draw_field(axes: "Axes", trials: "pandas.DataFrame", path: str, metric: str
         values = sorted(set(places))
         is_log = values[0] > 0 and values[-1] / values[0] >= 8
         axes.set_xscale("log" if is_log else "linear")
-        if len(values) > 6:
-            between = (i / 3 for i in range(4))
+        if len(values) > 6 or any(value % 1 for value in values):  # they might stand too close for their labels
             low, high = values[0], values[-1]
-            values = [low * (high / low) ** i if is_log else low + (high - low) * i for i in between]
+            values = [low * (high / low) ** i if is_log else low + (high - low) * i for i in (0, 1 / 3, 2 / 3, 1)]
         axes.set_xticks(values, [f"{value:.2g}" if value % 1 else f"{value:g}" for value in values])
         axes.set_xticks([], minor=True)
     if not numeric:

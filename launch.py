@@ -142,6 +142,12 @@ def _inspect(arguments: Arguments, command: Sequence[str], config: Any, path: Pa
     from research.inspection import roofline, tables
     from research.training import display, run
 
+    if arguments.format in FORMATS_OF_INSPECTIONS and (
+        arguments.compile or (arguments.rates and arguments.format == "csv")
+    ):
+        flag = "--compile" if arguments.compile else "--rates"
+        raise UserError(f"{flag}: goes with --format table or json, and this is --format {arguments.format}")
+    config = _named(config, path)
     plan, inspection = run.inspect(config, compiled=arguments.compile)
     plan["changes"] = changes
     rates = _rates(arguments)

@@ -19,6 +19,8 @@ PARAMETERS = 20_000
 
 
 def get_config(widths: str = "equal") -> Sweep:
+    if widths not in ("equal", "matched"):
+        raise ValueError(f"'{widths}' is neither equal nor matched")
     budget = [matched("model.features", parameters=PARAMETERS)] if widths == "matched" else []
     return Sweep(
         base=Experiment(

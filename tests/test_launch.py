@@ -224,6 +224,13 @@ def test_an_inspection_can_be_had_as_csv_and_as_a_page(folder, command, calls):
     assert out.startswith("<!doctype html>") and "9*10 + 10" in out
 
 
+@pytest.mark.parametrize(("flag", "form"), [("--compile", "csv"), ("--compile", "html"), ("--rates=1e9,1e9", "csv")])
+def test_what_a_format_has_no_place_for_is_refused(folder, command, calls, flag, form):
+    status, out, errors = command("--mode", "inspect", "--config", "exp.py", "--format", form, flag)
+    assert (status, out, calls) == (2, "", [])
+    assert errors[0].startswith(f"error: {flag.partition('=')[0]}: goes with --format table or json")
+
+
 def test_the_rates_of_a_device_give_the_least_time(folder, command, calls):
     flags = ["--mode", "inspect", "--config", "exp.py", "--format", "json"]
     _, out, _ = command(*flags, "--rates", "190,1e99")  # forward: 90 multiply-adds and 10 additions; backward as much

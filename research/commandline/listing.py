@@ -86,7 +86,11 @@ def show_flags(values) -> RenderableType:
         flag = values[name]
         if name == flag.short_name:
             continue
-        meaning = flag.help if flag.default in (None, False) else f"{flag.help} (default {flag.default})"
+        meaning = (
+            flag.help
+            if flag.default in (None, False)
+            else f"{flag.help} (default {flag.default if str(flag.default).strip() else repr(flag.default)})"
+        )
         table.add_row(f"--{name}" if flag.boolean else f"--{name} {_PLACEHOLDER.get(name, 'TEXT')}", meaning)
     table.add_row("--config.PATH VALUE", "set a field of the config: --config.model.features 16 32")
     return Group(

@@ -158,7 +158,9 @@ def _program(subject: Subject, inputs: tuple[int, ...], classes: int | None, tok
     if isinstance(layer, Model) or subject.classes is not None:
         classes = classes if subject.classes is None else subject.classes
         if classes is None:
-            raise UserError(f"{name}: how many classes is it to tell apart? say classes=10")
+            raise UserError(
+                f"{name}: how many classes is it to tell apart? say Subject(classes=10), or Comparison(classes=10)"
+            )
         return _of_network(layer, Spec(shape, classes, (), tokens), shape, tokens)
     if isinstance(layer, type):
         raise UserError(f"{name}: {layer.__name__} is a class; give an instance, {layer.__name__}(...)")

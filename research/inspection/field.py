@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from research.inspection.costs import ELEMENTWISE, MOVES
+
 
 class Axis(NamedTuple):
     """Where an array's axis stands over one of the input's."""
@@ -117,7 +119,8 @@ def field_of_result(equation: JaxprEqn, fields: Sequence[Field | None]) -> Field
     with_data = [(i, field) for i, field in enumerate(fields) if field is not None]
     if not with_data or not equation.outvars:  # a callback gives nothing
         return None
-    rule = _RULES.get(equation.primitive.name, _elementwise)
+    name = equation.primitive.name
+    rule = _RULES.get(name, _elementwise if name in ELEMENTWISE | MOVES else _whole)
     found = [rule(equation, i, field) for i, field in with_data]
     result = found[0]
     for other in found[1:]:
@@ -130,7 +133,7 @@ def _shapes(equation: JaxprEqn, operand: int) -> tuple[tuple[int, ...], tuple[in
 
 
 def _elementwise(equation, operand, field):
-    """Of what is not known too, if it keeps the shape, but for axes of one that are spread over those of another."""
+    """Element by element, but for axes of one that are spread over those of another."""
     before, after = _shapes(equation, operand)
     if before == after:
         return field
@@ -271,11 +274,13 @@ _RULES = {
     "dot_general": _dot_general,
     "gather": _gather,
     "sort": _along("dimension"),
+    "split": _along("axis"),
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), _along("axis")),
+    "reduce": _dropping,
     **dict.fromkeys(
         ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"),
         _dropping,
     ),
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"), _reduce_window),
-    **dict.fromkeys(("scatter", "scatter-add", "scatter_add", "dynamic_slice", "dynamic_update_slice", "fft"), _whole),
+    **dict.fromkeys(("dynamic_slice", "dynamic_update_slice", "all_to_all", "ppermute"), _whole),
 }

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from research.inspection.costs import MOVES, layer_of
+from research.inspection.costs import CONTRACTIONS, MOVES, layer_of
 from research.inspection.field import Field, field_of_result
 from research.inspection.program import Branches, Loop, Once, called
 
@@ -24,6 +24,8 @@ ITERATIONS = 4096
 """Of a loop that are followed; a longer one is as deep as that."""
 SETS_KNOWN = 256
 """Of the sets of nodes to which paths were counted last, so many are kept."""
+LATEST = 16
+"""Of the nodes of a set, without which it is remembered as well."""
 INPUT = 1  # the first bit of a set of nodes
 _KEEPS_SCALE = "mul div integer_pow rsqrt sqrt broadcast_in_dim reshape convert_element_type transpose squeeze copy"
 KEEPS_SCALE = frozenset(_KEEPS_SCALE.split())
@@ -157,6 +159,7 @@ class _Walk:
         self.attention: set[int] = set()
         self.notes: dict[str, None] = {}
         self._known: dict[int, dict[int, int]] = {}
+        self._longer: dict[int, dict[int, int]] = {}
 
     def visit(self, body: Jaxpr, operands: Sequence[Value]) -> list[Value]:
         """The values of a body's results."""
@@ -172,14 +175,15 @@ class _Walk:
         return [read(variable) for variable in body.outvars]
 
     def _equation(self, equation: JaxprEqn, operands: list[Value]) -> list[Value]:
-        if not any(value.is_data for value in operands) and equation.primitive.name not in ("scan", "while"):
+        inner = called(equation)
+        if inner is None and not any(value.is_data for value in operands):
             made_of = frozenset().union(*(value.parameters for value in operands))
             scaled = equation.primitive.name in KEEPS_SCALE and any(v.scaled for v in operands)
             value = Value(parameters=made_of, scaled=scaled or equation.primitive.name in ("rsqrt", "sqrt"))
             return [value] * len(equation.outvars)
-        match called(equation):
-            case Once(body):
-                return self.visit(body, operands)
+        match inner:
+            case Once(body) as once:
+                return self.visit(body, once.given(operands))
             case Branches((body,)):
                 return self.visit(body, operands[1:])
             case Branches(bodies):
@@ -187,6 +191,8 @@ class _Walk:
                 return [self._joined(values) for values in zip(*each, strict=True)]
             case Loop() as loop:
                 return self._loop(loop, operands[loop.skipped :])
+        if equation.primitive.name == "optimization_barrier":  # several arrays, and each stays what it is
+            return operands
         return [self._operation(equation, operands)] * len(equation.outvars)
 
     # --- loops
@@ -206,7 +212,8 @@ class _Walk:
             results = self.visit(loop.body, [*constants, *carry, *(self._slice(value, index) for value in sliced)])
             carry = results[: loop.carried]
             yielded.append(results[loop.carried :])
-        ended = [*carry, *(self._stacked(values) for values in zip(*yielded, strict=True))]
+        stacks = zip(*yielded, strict=True) if yielded else [()] * (len(loop.body.outvars) - loop.carried)
+        ended = [*carry, *(self._stacked(values) for values in stacks)]
         was_carried = any(value.carried for value in operands)
         return [value._replace(carried=was_carried and value.carried) for value in ended]
 
@@ -234,7 +241,8 @@ class _Walk:
     def lengths(self, nodes: int) -> dict[int, int]:
         """The paths to a set of nodes, counted by their length; not to be changed.
 
-        Sets grow: what reaches an iteration's carry reached the one before, of which the counts are still known.
+        Sets grow: what reaches an iteration's carry reached the one before, of which the counts are still known; or
+        all but the latest of it did, as in an LSTM, of which the output gate reaches the output alone.
         """
         rest, added = nodes, []
         while rest and rest not in self._known:
@@ -242,10 +250,13 @@ class _Walk:
             rest ^= 1 << added[-1]
         if added:
             found = Counter(self._known.get(rest))
-            for bit in reversed(added):
+            while added:
+                bit = added.pop()
+                rest |= 1 << bit
                 found.update({0: 1} if bit == 0 else self.nodes[bit - 1].lengths)
-            self._known[nodes] = dict(found)
-            if len(self._known) > SETS_KNOWN:
+                if len(added) < LATEST:
+                    self._known[rest] = dict(found)
+            while len(self._known) > SETS_KNOWN:
                 del self._known[next(iter(self._known))]
         return self._known.get(nodes, {})
 
@@ -277,7 +288,7 @@ class _Walk:
             scaled=name in ("rsqrt", "sqrt") or (name in KEEPS_SCALE and any(value.scaled for value in operands)),
         )
         self.order |= dict.fromkeys(sorted(made_of - self.order.keys(), key=str))
-        if name in ("dot_general", "conv_general_dilated"):
+        if name in CONTRACTIONS:
             if made_of:
                 return self._contraction(equation, result, data[0], made_of)
             if len(data) == 2:
@@ -289,7 +300,10 @@ class _Walk:
 
     def _contraction(self, equation: JaxprEqn, result: Value, operand, made_of: frozenset[Parameter]) -> Value:
         variable, value = operand
-        lengths = {length + 1: count for length, count in self.lengths(value.nodes).items()}
+        lengths = self._longer.get(value.nodes)
+        if lengths is None:
+            lengths = {length + 1: count for length, count in self.lengths(value.nodes).items()}
+            self._longer = dict([*self._longer.items()][-1:]) | {value.nodes: lengths}  # gates read the same two arrays
         shapes = variable.aval.shape, equation.outvars[0].aval.shape
         stays = all(parameter.index is None for parameter in made_of)
         kind = "recurrent" if value.carried and stays else _kind(equation)
@@ -311,7 +325,7 @@ class _Walk:
 
     def _use(self, equation: JaxprEqn, result: Value, variable, made_of, operands: list[Value]) -> Value:
         name = equation.primitive.name
-        if name == "gather":
+        if name == "gather" and not operands[0].is_data:
             kind = "embedding"
         elif name in ("mul", "div"):
             kind = "norm" if any(value.scaled for value in operands) else "scale"
@@ -337,6 +351,8 @@ def _parent(parameter: Parameter) -> tuple[str, int | None]:
 def _factors(equation: JaxprEqn, weights: int) -> tuple[int, ...]:
     """The sizes of the operand that is made of parameters, in the order of the literature."""
     shape = equation.invars[weights].aval.shape
+    if equation.primitive.name == "ragged_dot_general":
+        return shape
     if equation.primitive.name == "dot_general":
         contracted = equation.params["dimension_numbers"][0][weights]
         return (*(shape[i] for i in contracted), *(size for i, size in enumerate(shape) if i not in contracted))
@@ -345,7 +361,7 @@ def _factors(equation: JaxprEqn, weights: int) -> tuple[int, ...]:
 
 
 def _kind(equation: JaxprEqn) -> str:
-    if equation.primitive.name == "dot_general":
+    if equation.primitive.name != "conv_general_dilated":
         return "dense"
     groups = equation.params["feature_group_count"]
     features = equation.invars[0].aval.shape[equation.params["dimension_numbers"].lhs_spec[1]]

@@ -12,6 +12,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -157,12 +158,16 @@ def inspect_module(module: Any, inputs: Any, *, name: str = "", **arguments: Any
 
     arguments: what else its `__call__` is given, such as `train=False`. Its state (running averages) is no parameter.
     """
-    init = lambda inputs: module.init(jax.random.key(0), inputs, **arguments)  # noqa: E731
+    from flax.core import meta
+
+    init = lambda inputs: meta.unbox(module.init(jax.random.key(0), inputs, **arguments))  # noqa: E731
     variables = dict(_traced(lambda: jax.eval_shape(init, as_shapes(inputs)), module, inputs))
     parameters = variables.pop("params", {})
 
     def apply(parameters, inputs, state):
-        return module.apply({"params": parameters, **state}, inputs, **arguments)
+        """What it does to its state goes nowhere, and so costs nothing."""
+        variables, key = {"params": parameters, **state}, jax.random.key(0)
+        return module.apply(variables, inputs, **arguments, rngs=key, mutable=list(state))[0]
 
     return inspect(apply, parameters, inputs, constants=(variables,), name=name or type(module).__name__)
 
@@ -184,22 +189,27 @@ def inspect(
 
     parameters, inputs, constants: trees of arrays, or of anything with a shape and a dtype in their place; the first
         axis of the inputs is the batch.
-    loss: `loss(parameters, inputs, *constants)`, what training takes the gradient of; the sum of the outputs if None.
-    frozen: the paths of parameters that are not trained.
+    loss: `loss(parameters, inputs, *constants)`, what training takes the gradient of; the outputs' if None.
+    frozen: the paths of parameters that are not trained; those that are no floating-point numbers never are.
     stacks: which layers hold several equal blocks stacked, as `parameters.views` wants it: they get rows of their own.
     optimizer_bytes: the bytes of optimizer state for each trained parameter, by path.
     padding: whether products with padding count, as they do in the literature.
 
-    Raises UserError for a function that cannot be traced on these shapes, and for what is frozen and not there.
+    Raises UserError for a function that cannot be traced on these shapes, for what is frozen and not there, and for
+    parameters of the same path.
     """
     parameters, inputs, constants = as_shapes(parameters), as_shapes(inputs), as_shapes(tuple(constants))
     leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
     by_path = {_path(keys): leaf for keys, leaf in leaves}
+    if len(by_path) < len(leaves):
+        twice = next(path for path, count in Counter(_path(keys) for keys, _ in leaves).items() if count > 1)
+        raise UserError(f"{len(leaves) - len(by_path) + 1} parameters are called '{twice}'")
     if unknown := [path for path in frozen if path not in by_path]:
         raise UserError(*(f"frozen: no parameter '{path}'{did_you_mean(path, by_path)}" for path in unknown))
     name = name or getattr(function, "__name__", type(function).__name__)
     batch = next((leaf.shape[0] for leaf in jax.tree.leaves(inputs) if leaf.shape), 1)
-    trained = [path for path in by_path if path not in frozen]
+    trained = [p for p, leaf in by_path.items() if p not in frozen and jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    frozen = by_path.keys() - set(trained)
 
     def on_paths(function):
         """The same function of (trained, frozen, inputs, constants), with parameters by path."""
@@ -210,7 +220,7 @@ def inspect(
 
         return call
 
-    arguments = ({p: by_path[p] for p in trained}, {p: by_path[p] for p in by_path if p in frozen}, inputs, constants)
+    arguments = ({p: by_path[p] for p in trained}, {p: by_path[p] for p in frozen}, inputs, constants)
     names = [*sorted(trained), *sorted(frozen)]
     layers = _scopes(by_path)
 
@@ -222,13 +232,28 @@ def inspect(
     forward = costs(program, dict(enumerate(names)), layers=layers, padding=padding)
 
     backward, activations, residuals = Costs({}, ()), [], 0
-    if trained:
-        of_loss = on_paths(loss or (lambda *arguments: _total(function(*arguments))))
-        plain = costs(trace(of_loss), dict(enumerate(names)), layers=layers, padding=padding) if loss else forward
-        both = trace(_value_gradient_residuals(of_loss))
-        goals = [None, *sorted(trained)]
+    differentiated = trace(on_paths(loss)) if loss and trained else program
+    both = None
+    if trained and not any(jnp.issubdtype(array.dtype, jnp.inexact) for array in differentiated.out_avals):
+        backward = Costs({}, ("nothing that comes out is a floating-point number: there is no backward pass",))
+    elif trained:
+        try:
+            both = trace(_values_gradient_residuals(on_paths(loss or function)))
+        except UserError as error:
+            if loss:
+                raise
+            reason = str(error.__cause__).strip().splitlines()[0]
+            backward = Costs({}, (f"no gradient can be taken, and no backward pass is counted: {reason}",))
+    if both is not None:
+        plain = costs(differentiated, dict(enumerate(names)), layers=layers, padding=padding) if loss else forward
+        goals = [None] * len(differentiated.out_avals) + sorted(trained)
         whole = costs(both, dict(enumerate(names)), layers=layers, goals=goals, padding=padding)
         backward = Costs(_difference(whole.by_layer, plain.by_layer), whole.notes)
+        if any(cost.multiply_adds < 0 for cost in backward.by_layer.values()):
+            note = (
+                "training computes once what each turn of a loop repeats in evaluation: less than nothing is backward's"
+            )
+            backward = backward._replace(notes=(*backward.notes, note))
         asked = range(len(goals), len(both.jaxpr.outvars))
         activations = kept(both, asked, _prefixes(layers))
         residuals = sum(map(bytes_of, _computed(both, asked)))
@@ -295,25 +320,29 @@ def _scopes(paths: Collection[str]) -> list[str]:
     return [layer_of(path) for path in paths]
 
 
-def _total(outputs: Any) -> Any:
-    """The sum of all floating-point numbers among the outputs."""
-    floating = [leaf for leaf in jax.tree.leaves(outputs) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in floating)
+def _values_gradient_residuals(function):
+    """(values, gradient with respect to the first argument, what is kept from the forward for the backward pass).
 
+    The gradient is that of all floating-point numbers among the values.
+    """
 
-def _value_gradient_residuals(function):
-    """(value, gradient with respect to the first argument, what is kept from the forward for the backward pass)."""
+    def split(outputs):
+        leaves = jax.tree.leaves(outputs)
+        floating = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+        return [x for x, yes in zip(leaves, floating, strict=True) if yes], [
+            x for x, yes in zip(leaves, floating, strict=True) if not yes
+        ]
 
     def call(trained, *others):
-        value, pull_back = jax.vjp(lambda trained: function(trained, *others), trained)
-        return value, pull_back(jnp.ones_like(value))[0], jax.tree.leaves(pull_back)
+        values, pull_back, rest = jax.vjp(lambda trained: split(function(trained, *others)), trained, has_aux=True)
+        return (values, rest), pull_back([jnp.ones_like(x) for x in values])[0], jax.tree.leaves(pull_back)
 
     return call
 
 
 def _computed(program: ClosedJaxpr, results: Iterable[int]) -> list[Any]:
     """Those of a program's results that are no arguments and no constants, each once."""
-    arguments = set(program.jaxpr.invars)
+    arguments = {*program.jaxpr.invars, *program.jaxpr.constvars}
     variables = (program.jaxpr.outvars[i] for i in results)
     return [v.aval for v in dict.fromkeys(v for v in variables if isinstance(v, Var)) if v not in arguments]
 
@@ -333,6 +362,7 @@ def _difference(a: Mapping[str, Cost], b: Mapping[str, Cost]) -> dict[str, Cost]
 
 def _layers(by_path, flow: Flow, forward: Costs, backward: Costs, activations, frozen, stacks, optimizer_bytes):
     """A row for each layer, in the order in which data meets them, then those that data does not meet."""
+    flow = _settled(flow, by_path, {view.leaf for view in views(by_path, stacks).values() if view.index is not None})
     names = _Names(by_path, flow, stacks)
     members: dict[str, list[Parameter]] = {}
     for parameter in names.parameters:
@@ -358,6 +388,35 @@ def _layers(by_path, flow: Flow, forward: Costs, backward: Costs, activations, f
         )
         for path, row in rows.items()
     ]
+
+
+def _settled(flow: Flow, by_path: Mapping[str, Any], stacked: Collection[str]) -> Flow:
+    """With slices told apart of those parameters alone that loops take slice by slice along their first axis.
+
+    Others were cut or turned before; of these it is not known which slice was which, and a use is that of them all.
+    """
+    met: dict[str, set[int]] = {}
+    for parameter in flow.order:
+        if parameter.index is not None:
+            met.setdefault(parameter.path, set()).add(parameter.index)
+
+    def settle(parameters: Iterable[Parameter]) -> dict[Parameter, None]:
+        found: dict[Parameter, None] = {}
+        for parameter in parameters:
+            path, shape = parameter.path, by_path[parameter.path].shape
+            if path in met and met[path] == set(range(shape[0])):
+                found[parameter] = None
+            else:
+                blocks = range(shape[0]) if path in stacked else [None]
+                found |= dict.fromkeys(Parameter(path, block) for block in blocks)
+        return found
+
+    uses: dict[Parameter, list[Use]] = {}
+    for parameter, several in flow.uses.items():
+        for one in settle([parameter]):
+            uses.setdefault(one, []).extend(several)
+    nodes = [node._replace(parameters=frozenset(settle(node.parameters))) for node in flow.nodes]
+    return flow._replace(nodes=nodes, uses=uses, order=list(settle(flow.order)))
 
 
 class _Names:
@@ -422,10 +481,11 @@ def _layer(path, own: list[Parameter], by_path, flow: Flow, frozen, optimizer_by
     node_at = next((i for i, node in enumerate(flow.nodes) if node.parameters & set(own)), None)
     node = None if node_at is None else flow.nodes[node_at]
     uses = [(parameter, use) for parameter in own for use in flow.uses.get(parameter, ())]
-    kind = _kind(node_at, [use for _, use in uses], flow)
     shapes = {p: by_path[p.path].shape[0 if p.index is None else 1 :] for p in own}
     sizes = {p: math.prod(shape) for p, shape in shapes.items()}
     are_biases = {p for p in own if _is_bias(p, flow)}
+    has_positions = any(sum(size > 1 for size in shapes[p]) > 1 for p in own if p not in are_biases)
+    kind = _kind(node_at, [use for _, use in uses], flow, has_positions)
     share = {p: 1 if p.index is None else by_path[p.path].shape[0] for p in own}
     before, after, depth, field = None, None, 0, None
     if node is not None and kind != "embedding":
@@ -461,7 +521,7 @@ def _is_bias(parameter: Parameter, flow: Flow) -> bool:
     return bool(uses) and named and all(use.kind == "bias" for use in uses)
 
 
-def _kind(node_at: int | None, uses: Sequence[Use], flow: Flow) -> str:
+def _kind(node_at: int | None, uses: Sequence[Use], flow: Flow, has_positions: bool) -> str:
     kinds = {use.kind for use in uses}
     if "embedding" in kinds:
         return "embedding"  # also where it is the head as well
@@ -473,9 +533,8 @@ def _kind(node_at: int | None, uses: Sequence[Use], flow: Flow) -> str:
         if kind in kinds:
             return kind
     if "bias" in kinds:
-        return (
-            "bias" if all(len(use.output) <= 2 or use.output[1:-1] != use.input[1:-1] for use in uses) else "embedding"
-        )
+        whole = all(len(use.output) <= 2 or use.output[1:-1] != use.input[1:-1] for use in uses)
+        return "embedding" if has_positions and not whole else "bias"
     return "unused"
 
 

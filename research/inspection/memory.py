@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from research.inspection.costs import CONTRACTIONS
 from research.inspection.program import Branches, Loop, Once, called, scope
 
 _CHEAP = (
@@ -24,7 +25,6 @@ _CHEAP = (
 )
 CHEAP = frozenset(_CHEAP.split())
 """What is computed again rather than kept."""
-CONTRACTIONS = frozenset(("dot_general", "conv_general_dilated"))
 
 
 class Kept(NamedTuple):
@@ -100,8 +100,8 @@ class _Flat:
             given = [read(variable) for variable in equation.invars]
             layer = scope(equation, self.layers, around)
             match called(equation):
-                case Once(inner):
-                    results = self._dissolve(inner, given, layer)
+                case Once(inner) as once:
+                    results = self._dissolve(inner, list(once.given(given)), layer)
                 case Branches((inner,)):
                     results = self._dissolve(inner, given[1:], layer)
                 case _:

@@ -24,6 +24,12 @@ class Once(NamedTuple):
     body: Jaxpr
     times: int = 1
     """More where each of several devices runs it on its part."""
+    reads: tuple[int, ...] | None = None
+    """Which of the operands it is given; None for all."""
+
+    def given(self, operands: Sequence[Any]) -> Sequence[Any]:
+        """What the body's operands are, of an equation's."""
+        return operands if self.reads is None else [operands[i] for i in self.reads]
 
 
 class Loop(NamedTuple):
@@ -40,12 +46,18 @@ class Loop(NamedTuple):
     length: int | None
     reverse: bool
     skipped: int = 0
+    condition: Jaxpr | None = None
+    """Of the operands skipped and of what is carried: whether there is another iteration."""
 
 
 class Branches(NamedTuple):
     """Bodies of which the data chooses one; the first operand is the choice."""
 
     bodies: tuple[Jaxpr, ...]
+
+
+COMBINING = frozenset(("reduce", "reduce_window", "select_and_scatter", "pallas_call"))
+"""Operations whose program is for two numbers of many, or for a part of the operands."""
 
 
 def called(equation: JaxprEqn) -> Once | Loop | Branches | None:
@@ -64,16 +76,25 @@ def called(equation: JaxprEqn) -> Once | Loop | Branches | None:
             return Loop(body, *counts, parameters["length"], parameters["reverse"])
         case "while":
             skipped, constants = parameters["cond_nconsts"], parameters["body_nconsts"]
-            carried = len(equation.outvars)
-            return Loop(_open(parameters["body_jaxpr"]), constants, carried, None, False, skipped)
+            body, condition = _open(parameters["body_jaxpr"]), _open(parameters["cond_jaxpr"])
+            return Loop(body, constants, len(equation.outvars), None, False, skipped, condition)
         case "cond":
             platforms = parameters.get("branches_platforms")
             if platforms is None:
                 return Branches(tuple(_open(branch) for branch in parameters["branches"]))
             default = next((i for i, names in enumerate(platforms) if names is None), 0)
             return Branches((_open(parameters["branches"][default]),))
+        case "custom_linear_solve":  # how to solve it stands beside what is solved, and both have constants
+            constants, operands = parameters["const_lengths"], range(len(equation.invars))
+            first = constants.matvec + constants.vecmat
+            reads = (*operands[first : first + constants.solve], *operands[sum(constants) :])
+            return Once(_open(parameters["jaxprs"].solve), reads=reads)
+        case name if name in COMBINING:
+            return None
         case "shard_map":
-            return Once(_open(parameters["jaxpr"]), times=math.prod(dict(parameters["mesh"].shape).values()))
+            sizes = dict(parameters["mesh"].shape)  # axes that are not the function's own divide nothing in it
+            axes = parameters.get("newly_manual_axes", parameters.get("manual_axes", sizes))
+            return Once(_open(parameters["jaxpr"]), times=math.prod(sizes[axis] for axis in axes))
     for value in parameters.values():
         if isinstance(value, Jaxpr | ClosedJaxpr) and len(_open(value).invars) == len(equation.invars):
             return Once(_open(value))
@@ -114,8 +135,11 @@ def use(body: Jaxpr, wanted: Sequence[int]) -> tuple[list[list[int]], list[int]]
 
 def _use_of_operands(equation: JaxprEqn, wanted: list[int]) -> list[int]:
     match called(equation):
-        case Once(body):
-            return use(body, wanted)[1]
+        case Once(body) as once:
+            operands = [0] * len(equation.invars)
+            for i, purposes in zip(once.given(range(len(operands))), use(body, wanted)[1], strict=True):
+                operands[i] = purposes
+            return operands
         case Branches(bodies):
             each = [use(body, wanted)[1] for body in bodies]
             return [_union(wanted), *map(_union, zip(*each, strict=True))]

@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from research.inspection.costs import Cost
 from research.inspection.inspecting import Inspection, Layer, block_of
 from research.inspection.roofline import Rates, intensity, least_seconds
 
@@ -285,8 +286,8 @@ def _summed(name: str, value: Any, layers: Sequence[Layer]) -> dict[str, Any]:
 
 
 def layer_rows(inspection: Inspection) -> list[dict[str, Any]]:
-    """A row for each layer, every figure in it; costs are those of the whole batch."""
-    total = max(inspection.parameters, 1)
+    """A row for each layer, every figure in it; costs are those of an example, bytes those of the whole batch."""
+    total, batch = max(inspection.parameters, 1), inspection.batch
     return [
         {
             "layer": layer.path,
@@ -302,10 +303,10 @@ def layer_rows(inspection: Inspection) -> list[dict[str, Any]]:
             "share": layer.parameters / total,
             "depth": layer.depth,
             "receptive_field": layer.field and list(layer.field),
-            "multiply_adds": layer.forward.multiply_adds,
-            "flops": layer.forward.flops,
-            "backward_multiply_adds": layer.backward.multiply_adds,
-            "backward_flops": layer.backward.flops,
+            "multiply_adds": _each(layer.forward.multiply_adds, batch),
+            "flops": _each(layer.forward.flops, batch),
+            "backward_multiply_adds": _each(layer.backward.multiply_adds, batch),
+            "backward_flops": _each(layer.backward.flops, batch),
             "bytes_moved": layer.forward.moved + layer.backward.moved,
             "optimizer_bytes": layer.optimizer_bytes,
             "activation_bytes": layer.activation_bytes,
@@ -315,7 +316,7 @@ def layer_rows(inspection: Inspection) -> list[dict[str, Any]]:
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
-    """Everything, as plain data."""
+    """Everything, as plain data: multiply-adds and FLOPs are those of an example, bytes those of the whole batch."""
     depth = inspection.depth._asdict() | {"mean": inspection.depth.mean()}
     return {
         "name": inspection.name,
@@ -324,14 +325,28 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "receptive_field": inspection.field and list(inspection.field),
         "parameters": inspection.parameters,
         "trainable": inspection.trainable,
-        "forward": inspection.forward._asdict(),
-        "backward": inspection.backward._asdict(),
+        "forward": _cost(inspection.forward, inspection.batch),
+        "backward": _cost(inspection.backward, inspection.batch),
         "memory": inspection.memory._asdict() | {"total": inspection.memory.total},
-        "by_kind": by_kind(inspection),
-        "by_depth": by_depth(inspection),
+        "by_kind": [_of_example(row, inspection.batch) for row in by_kind(inspection)],
+        "by_depth": [_of_example(row, inspection.batch) for row in by_depth(inspection)],
         "layers": layer_rows(inspection),
         "notes": list(inspection.notes),
     }
+
+
+def _each(number: int, batch: int) -> int | float:
+    """An example's share; that of the work on parameters need not be whole."""
+    return number / batch if number % batch else number // batch
+
+
+def _cost(cost: Cost, batch: int) -> dict[str, Any]:
+    shares = {"multiply_adds": _each(cost.multiply_adds, batch), "flops": _each(cost.flops, batch)}
+    return shares | {"bytes_moved": cost.moved}
+
+
+def _of_example(row: dict[str, Any], batch: int) -> dict[str, Any]:
+    return row | {name: _each(row[name], batch) for name in ("multiply_adds", "flops", "backward_flops")}
 
 
 def as_csv(inspection: Inspection) -> str:

@@ -371,7 +371,9 @@ def _called(function: Callable[[Any], Any], argument: Any, what: str) -> Any:
     except UserError as error:
         raise UserError(*(f"{what}: {_name(function)}: {problem}" for problem in error.problems)) from error
     except Exception as error:
-        raise UserError(f"{what}: {_name(function)} fails: {type(error).__name__}: {error}") from error
+        given = "{path: value}" if what == "where" else "the trial's experiment"
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{what}: {_name(function)}, which is given {given}, fails: {reason}") from error
 
 
 def _name(function: Any) -> str:

@@ -46,7 +46,7 @@ def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
     table.add_row("model", Text.assemble((plan["model"], "bold"), f", {_parameters(plan)}"))
     splits = ", ".join(f"{data[name]:,} {name}" for name in ("train", "validation", "test") if name in data)
     shape = " x ".join(map(str, data["shape"]))
-    table.add_row("data", Text.assemble((data["kind"], "bold"), f", {shape}, {data['classes']} classes: {splits}"))
+    table.add_row("data", Text.assemble((data["kind"], "bold"), f", {shape}{_told_apart(data)}: {splits}"))
     table.add_row("training", f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['epochs']:.3g} epochs)")
     table.add_row("device", plan["device"])
     for number, change in enumerate(plan.get("changes", ())):
@@ -56,6 +56,13 @@ def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
     console.print(table)
     if "folder" in plan:
         _print_path(console, "run", plan["folder"])
+
+
+def _told_apart(data: Mapping[str, Any]) -> str:
+    """How many classes there are, and of tokens how many: in models of language they are the same."""
+    tokens = data.get("tokens")
+    of_tokens = "" if tokens is None else f" of {tokens:,} tokens"
+    return of_tokens if data["classes"] == tokens else f"{of_tokens}, {data['classes']:,} classes"
 
 
 def _parameters(plan: Mapping[str, Any]) -> str:

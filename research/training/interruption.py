@@ -22,6 +22,8 @@ def signals() -> Iterator[Callable[[], str | None]]:
                 os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # a live line of progress has hidden the cursor
             os._exit(128 + number)
         caught.append(signal.Signals(number).name)
+        if sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), b"\nstopping after the steps under way; Ctrl-C again ends at once, unsaved\n")
 
     try:
         previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -74,6 +74,7 @@ def describe_plan(experiment: Experiment, plan: Plan, loaded: Loaded, inspection
             **{name: len(split) for name, split in loaded.splits.items()},
             "shape": list(plan.spec.shape),
             "classes": plan.spec.classes,
+            "tokens": plan.spec.tokens,
         },
         "steps": plan.steps,
         "epochs": plan.steps * experiment.batch_size / plan.examples,

@@ -2,9 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from research.inspection import Cost, inspect
+from research.inspection import costs as module
 from research.inspection.costs import costs
 from research.ops.convolution import convolve
 
@@ -159,6 +163,105 @@ def test_of_branches_the_dearest_counts_and_it_is_said():
     assert any("branches" in note for note in found.notes)
 
 
+def test_the_condition_of_a_while_is_counted_with_its_iteration():
+    loop = lambda x: jax.lax.while_loop(lambda x: jnp.sum(x @ x) < 1, lambda x: x + 1, x)  # noqa: E731
+    assert counted(loop, shape(4, 4)).multiply_adds == 64
+
+
+@given(
+    st.tuples(*(st.integers(0, 7),) * 2), st.tuples(*(st.integers(1, 6),) * 3), st.integers(-5, 8), st.integers(0, 9)
+)
+def test_windows_on_inputs_are_counted_as_if_each_were_looked_at(lengths, steps, low, size):
+    (positions, window), (stride, dilation, spread) = lengths, steps
+    begin = np.arange(positions) * stride - low
+    place = begin[:, None] + np.arange(window) * dilation
+    on_one = place % spread == 0
+    assert module._on_inputs(begin, window, dilation, spread) == on_one.sum()
+    on_one &= (place >= 0) & (place < (size - 1) * spread + 1)
+    assert module._on_inputs(begin, window, dilation, spread, size) == on_one.sum()
+
+
+def test_the_gradient_of_a_convolution_over_a_long_signal_costs_little_to_count(monkeypatch):
+    monkeypatch.setattr(np, "arange", lambda n, arange=np.arange: arange(n) if n < 10**6 else pytest.fail("too long"))
+    filtered = lambda x, k: convolve(x, k, padding="VALID").sum()  # noqa: E731
+    gradient = jax.grad(filtered, 1)
+    cost = counted(gradient, shape(1, 10**6 + 399, 1), shape(400, 1, 1))
+    assert cost.multiply_adds == 400 * 10**6
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_numbers_of_every_precision_cost_the_same(dtype):
+    assert counted(lambda x: jnp.tanh(x * x), shape(5, 7, dtype=dtype)).flops == 2 * 35
+
+
+def test_random_keys_are_no_numbers():
+    choose = lambda c, x: jnp.where(c, jax.random.key(0), jax.random.key(1))  # noqa: E731
+    normal = lambda c, x: x + jax.random.uniform(choose(c, x), x.shape)  # noqa: E731
+    assert counted(normal, shape(dtype=bool), shape(3)).flops > 0
+
+
+def test_a_product_by_groups_costs_each_row_once_and_so_does_each_gradient():
+    sizes = jnp.full(4, 8)
+    product = lambda x, w: jax.lax.ragged_dot(x, w, sizes).sum()  # noqa: E731
+    x, w = shape(32, 16), shape(4, 16, 8)
+    assert counted(product, x, w).multiply_adds == 32 * 16 * 8
+    assert counted(jax.grad(product, (0, 1)), x, w).multiply_adds == 2 * 32 * 16 * 8
+
+
+N = 600
+
+
+@pytest.mark.parametrize(
+    ("function", "flops"),
+    [
+        (jnp.linalg.cholesky, N**3 / 3),
+        (lambda a: jax.scipy.linalg.lu_factor(a)[0], 2 * N**3 / 3),
+        (lambda a: jnp.linalg.solve(a, a), 2 * N**3 / 3 + 2 * N**3),
+        (lambda a: jax.scipy.linalg.solve_triangular(a, a), N**3),
+        (lambda a: jnp.linalg.qr(a)[0], 8 * N**3 / 3),
+    ],
+)
+def test_linear_algebra_costs_what_the_textbook_says(function, flops):
+    assert counted(function, shape(N, N)).flops == pytest.approx(flops, rel=0.02)
+
+
+def test_what_takes_as_long_as_the_data_tells_is_an_estimate_and_it_is_said():
+    found = costs(jax.make_jaxpr(jnp.linalg.svd)(shape(N, N)), {})
+    assert found.total().flops > 20 * N**3
+    assert any("svd" in note for note in found.notes)
+
+
+def test_reductions_of_ones_own_cost_a_flop_for_each_number():
+    own = lambda x: jax.lax.reduce(x, 0.0, lambda a, b: a + 2 * b, (0, 1))  # noqa: E731
+    assert counted(own, shape(4, 64)).flops == 4 * 64 - 1
+    window = lambda x: jax.lax.reduce_window(x, 0.0, lambda a, b: a + 2 * b, (1, 3), (1, 1), "VALID")  # noqa: E731
+    assert counted(window, shape(4, 64)).flops == 4 * 62 * 2
+
+
+@pytest.mark.parametrize("axes", [{"a"}, {"a", "b"}])
+def test_a_product_shared_among_devices_costs_what_it_would_on_one(axes):
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    rows = jax.sharding.PartitionSpec(tuple(sorted(axes)))
+    none = jax.sharding.PartitionSpec()
+    shared = jax.shard_map(dense, mesh=mesh, in_specs=(rows, none), out_specs=rows, axis_names=axes)
+    assert counted(shared, shape(8, 16), shape(16, 4)).multiply_adds == 8 * 16 * 4
+
+
+def test_what_is_not_known_is_said():
+    host = lambda x: jax.pure_callback(np.sin, x, x)  # noqa: E731
+    (note,) = costs(jax.make_jaxpr(host)(jnp.ones(3)), {}).notes
+    assert "pure_callback" in note and "lower bound" in note
+
+
+def test_what_is_written_into_a_reference_is_said_not_to_be_counted():
+    def into(x):
+        reference = jax.new_ref(jnp.zeros((4, 4)))
+        reference[...] = x @ x
+        return reference[...]
+
+    assert any("reference" in note for note in costs(jax.make_jaxpr(into)(jnp.ones((4, 4))), {}).notes)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What is frozen
 
@@ -209,6 +312,15 @@ def test_nothing_trained_has_no_backward_pass():
     inspection = three_inspected(*LAYERS)
     assert inspection.backward == Cost()
     assert inspection.memory.activations == 0
+
+
+def test_what_is_frozen_may_be_named_twice():
+    assert three_inspected("a", "a") == three_inspected("a")
+
+
+def test_the_backward_pass_is_that_of_the_outputs_without_any_sum_of_them():
+    inspection = inspect(lambda p, x: (x @ p, jnp.argmax(x @ p)), shape(8, 8), shape(4, 8))
+    assert inspection.backward[:2] == (4 * 8 * 8, 2 * 4 * 8 * 8)
 
 
 def test_layers_have_their_costs_without_any_name_scope():

@@ -93,3 +93,28 @@ def test_axes_are_followed_through_layouts():
 def test_axes_have_fields_of_their_own():
     tall = lambda _, x: convolve(x, jnp.ones((5, 1, 2, 3)), padding="SAME")  # noqa: E731
     assert inspect(tall, {}, jax.ShapeDtypeStruct((1, 9, 9, 2), jnp.float32)).field == (5, 1, 2)
+
+
+def test_parts_of_features_see_what_the_whole_did():
+    def gated(x):
+        a, b = jnp.split(convolve(x, jnp.ones((3, 1, 4)), padding="SAME"), 2, axis=-1)
+        return a * jax.nn.sigmoid(b)
+
+    assert field(gated) == seen(gated) == 3
+
+
+def test_windows_of_ones_own_are_windows():
+    own = lambda x: jax.lax.reduce_window(x, 0.0, lambda a, b: a + 2 * b, (1, 3, 1), (1, 1, 1), "VALID")  # noqa: E731
+    assert field(own) == 3
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        lambda x: jax.lax.top_k(x[..., 0], SIZE)[0][..., None],
+        lambda x: x.at[:, jnp.array([3, 1])].multiply(x[:, :2]),
+        lambda x: jax.pure_callback(np.sin, x, x),
+    ],
+)
+def test_what_may_mix_positions_is_taken_to_see_them_all(unknown):
+    assert inspect(lambda _, x: unknown(x), {}, jax.ShapeDtypeStruct((1, SIZE, 1), jnp.float32)).field[0] == SIZE

@@ -140,6 +140,70 @@ def test_a_very_long_loop_is_at_least_as_deep_as_was_followed(monkeypatch):
     assert any("at least" in note for note in inspection.notes)
 
 
+@pytest.mark.parametrize("carry", [True, False])
+def test_a_scan_of_no_length_is_no_depth(carry):
+    def empty(w, x):
+        ended, _ = jax.lax.scan(lambda x, w: (x @ w, x), x, w["b"])
+        return ended @ w["a"]
+
+    assert depth(empty, {"a": W, "b": shape(0, 4, 4)}).longest == 1
+    assert depth(lambda w, x: jax.lax.scan(lambda c, x: (c, x @ w), 0.0, x)[1], W, shape(0, 4)).longest == 0
+
+
+def test_the_paths_of_an_lstm_are_those_counted_step_by_step():
+    steps = 40
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.RNN(nn.LSTMCell(3, name="cell"))(x)
+
+    hidden, cell, found = {}, {}, {}  # {length: how many}; the first hidden state is no input
+    for _ in range(steps):
+        gate = {length + 1: count for length, count in hidden.items()}
+        gate[1] = gate.get(1, 0) + 1
+        cell = {n: cell.get(n, 0) + 3 * gate.get(n, 0) for n in {*cell, *gate}}
+        hidden = {n: cell.get(n, 0) + gate.get(n, 0) for n in {*cell, *gate}}
+        found = {n: found.get(n, 0) + 4 * gate.get(n, 0) for n in {*found, *gate}}
+    assert inspect_module(Net(), shape(2, steps, 4)).depth.paths == found
+
+
+def test_a_barrier_mixes_nothing():
+    def barred(w, x):
+        deep, flat = jax.lax.optimization_barrier((x @ w, x))
+        return deep @ w + flat
+
+    assert depth(barred, W).paths == {0: 1, 2: 1}
+
+
+def test_parameters_prepared_together_are_told_apart():
+    halves = jax.jit(lambda ws: jax.tree.map(lambda w: w.astype(jnp.bfloat16), ws))
+
+    def net(ws, x):
+        ws = halves(ws)
+        return jnp.sin(x @ ws["a"]) @ ws["b"]
+
+    inspection = inspect(net, {"a": W, "b": W}, X)
+    assert [(layer.path, layer.kind, layer.depth) for layer in inspection.layers if layer.parameters] == [
+        ("a", "dense", 1),
+        ("b", "head", 2),
+    ]
+
+
+def test_a_product_by_groups_is_a_contraction():
+    grouped = lambda w, x: jax.lax.ragged_dot(x, w["experts"], jnp.array([1, 1]))  # noqa: E731
+    inspection = inspect(grouped, {"experts": shape(2, 4, 3)}, X)
+    assert inspection.depth.longest == 1
+    assert inspection.layer("experts").formula == "2*4*3"
+
+
+def test_what_is_solved_inside_is_followed():
+    solve = lambda w, x: jax.scipy.sparse.linalg.cg(lambda v: v @ w, x)[0]  # noqa: E731
+    inspection = inspect(solve, W, X, frozen=[""])
+    assert inspection.depth.longest > 0
+    assert inspection.forward.multiply_adds >= 2 * 4 * 4
+
+
 def test_operations_one_after_another_are_those_that_compute():
     chain = lambda _, x: jnp.tanh(jnp.sin(x).T.reshape(8)) + jnp.cos(x).sum()  # noqa: E731
     assert depth(chain, {}).operations == 3
@@ -195,6 +259,11 @@ def test_kinds_are_told_by_what_is_done_with_the_parameters():
     }
     products = {layer.path: layer.forward.multiply_adds for layer in inspection.layers if layer.kind == "products"}
     assert products == {"attention": 2 * 2 * 6 * 6 * 8}
+
+
+def test_a_bias_by_itself_is_no_embedding():
+    inspection = inspect_module(nn.Dense(5), shape(2, 6, 4))
+    assert inspection.layer("bias").kind == "bias"
 
 
 def test_layers_stand_in_the_order_in_which_data_meets_them():

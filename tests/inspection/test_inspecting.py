@@ -39,6 +39,9 @@ def test_parameters_may_be_any_tree():
     assert [(layer.path, layer.parameters) for layer in inspection.layers if layer.parameters] == [("0", 12), ("1", 8)]
 
 
+X = shape(2, 4)
+
+
 class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train):
@@ -84,6 +87,97 @@ def test_stacks_of_the_users_own_have_a_row_for_each_slice():
     rows = [(layer.path, layer.parameters, layer.depth) for layer in inspection.layers if layer.parameters]
     assert rows == [("blocks[0]", 16, 1), ("blocks[1]", 16, 2), ("blocks[2]", 16, 3)]
     assert {layer.forward.multiply_adds for layer in inspection.layers if layer.parameters} == {32}
+
+
+def chain(w, x):
+    return jax.lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, w)[0]
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda w, x: chain(w[4:], chain(w[:4], x)),
+        lambda w, x: jax.lax.scan(lambda x, w: (chain(w, x), None), x, w.reshape(2, 3, 4, 4))[0],
+        lambda w, x: chain(jnp.concatenate([w, w]), x),
+        lambda w, x: chain(w[:2], x) @ w[5],
+    ],
+)
+@pytest.mark.parametrize("stacks", [None, {"blocks": 6}])
+def test_no_slice_of_a_stack_is_lost_however_it_is_cut(apply, stacks):
+    inspection = inspect(lambda p, x: apply(p["blocks"]["w"], x), {"blocks": {"w": shape(6, 4, 4)}}, X, stacks=stacks)
+    assert inspection.parameters == 96
+    assert sum(layer.kind != "unused" for layer in inspection.layers if layer.parameters) == (6 if stacks else 1)
+
+
+def test_blocks_stacked_along_another_axis_are_counted_whole():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            dense = nn.scan(Block, variable_axes={"params": 1}, split_rngs={"params": True}, length=3)
+            return dense(name="blocks")(x)[0]
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _=None):
+            return nn.Dense(4, name="dense")(x), None
+
+    assert inspect_module(Net(), X).parameters == 3 * (4 * 4 + 4)
+
+
+def test_a_module_may_change_its_state_and_draw_numbers():
+    class Drops(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dropout(0.5, deterministic=not train)(Net()(x, train))
+
+    inspection = inspect_module(Drops(), shape(2, 5, 5, 1), train=True)
+    assert inspection.parameters == inspect_module(Net(), shape(2, 5, 5, 1), train=False).parameters
+
+
+def test_boxes_around_parameters_are_no_layers():
+    initializer = nn.with_partitioning(nn.initializers.normal(), (None, "model"))
+    boxed = nn.Sequential([nn.Dense(4, kernel_init=initializer)])
+    assert [layer.path for layer in inspect_module(boxed, X).layers if layer.parameters] == ["layers_0"]
+
+
+def test_integers_among_the_parameters_are_not_trained():
+    parameters = {"w": shape(4, 4), "i": shape(4, dtype=jnp.int32), "key": jax.random.key(0)}
+    inspection = inspect(lambda p, x: x @ p["w"] + p["i"], parameters, X)
+    assert (inspection.parameters, inspection.trainable, inspection.memory.gradients) == (21, 16, 64)
+
+
+@pytest.mark.filterwarnings("error")
+def test_outputs_may_be_complex():
+    assert inspect(lambda p, x: x @ p, shape(4, 4, dtype=jnp.complex64), X).backward.multiply_adds == 32
+
+
+def test_without_a_number_that_has_a_gradient_there_is_no_backward_pass_and_it_is_said():
+    inspection = inspect(lambda p, x: jnp.argmax(x @ p, -1), shape(4, 4), X)
+    assert (inspection.forward.multiply_adds, inspection.backward.flops) == (32, 0)
+    assert any("no backward pass" in note for note in inspection.notes)
+
+
+def test_what_cannot_be_differentiated_has_its_forward_pass_counted_and_it_is_said():
+    endless = lambda w, x: jax.lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: x @ w, x)  # noqa: E731
+    inspection = inspect(endless, shape(4, 4), X)
+    assert (inspection.forward.multiply_adds, inspection.backward.flops) == (32, 0)
+    assert any("no gradient" in note for note in inspection.notes)
+    with pytest.raises(UserError, match="Reverse-mode"):
+        inspect(endless, shape(4, 4), X, loss=lambda w, x: endless(w, x).sum())
+
+
+def test_what_differentiation_moves_out_of_a_loop_is_said():
+    def loop(w, x):
+        return jax.lax.scan(lambda x, _: (x @ (w["f"] @ w["f"]) * w["g"], None), x, None, length=5)[0]
+
+    inspection = inspect(loop, {"f": shape(4, 4), "g": shape()}, X, frozen=["f"])
+    assert inspection.layer("f").backward.multiply_adds < 0
+    assert any("loop" in note for note in inspection.notes)
+
+
+def test_parameters_of_the_same_path_are_told():
+    with pytest.raises(UserError, match="2 parameters are called 'a/b'"):
+        inspect(lambda p, x: x @ p["a/b"] @ p["a"]["b"], {"a/b": shape(4, 4), "a": {"b": shape(4, 4)}}, X)
 
 
 @pytest.mark.parametrize(

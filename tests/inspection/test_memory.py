@@ -91,6 +91,12 @@ def test_recomputed_blocks_keep_their_inputs_alone():
     assert memory.activations == 4 * ARRAY  # the first block's input is the network's own
 
 
+def test_constants_are_not_kept():
+    constant = jnp.ones((BATCH, WIDTH))
+    memory = inspect(lambda p, x: (x @ p) * constant, shape(WIDTH, WIDTH), shape(BATCH, WIDTH)).memory
+    assert (memory.activations, memory.residuals) == (0, 0)
+
+
 def test_parameters_gradients_and_optimizer_state_are_counted_to_the_byte():
     parameters = {"a": shape(3, 5), "b": shape(5, dtype=jnp.bfloat16)}
     apply = lambda p, x: x @ p["a"] + p["b"]  # noqa: E731

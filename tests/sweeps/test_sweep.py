@@ -273,7 +273,9 @@ def test_a_budget_that_no_width_meets_is_told(base):
 
 def test_a_function_that_fails_is_named(base):
     (found,) = problems_of(of(base, derived("model.width", lambda experiment: experiment.model.widht)))
-    assert found.startswith("model.width: <lambda> fails: AttributeError: 'MLP' object has no attribute 'widht'")
+    assert found.startswith(
+        "model.width: <lambda>, which is given the trial's experiment, fails: AttributeError: 'MLP' object has no attribute 'widht'"
+    )
 
 
 def test_nothing_is_computed_from_what_is_not_meant(base):

@@ -285,7 +285,10 @@ def test_a_sweep_is_run_by_the_same_command(folder, command):
             ["--config.space.spaces.1.path", "sed"],
             "error: sed: no such field; Experiment has no 'sed'; did you mean 'seed'",
         ),
-        (["--config.space.spaces.0.space.values", "x"], "where: shallow fails: TypeError"),
+        (
+            ["--config.space.spaces.0.space.values", "x"],
+            "where: shallow, which is given {path: value}, fails: TypeError",
+        ),
         (["--config.space.spaces.0.space.values", "7"], "shallow admits none of the 1 assignments"),
         (["--config.base.model", "convnet"], "model.depth: no such field; ConvNet has no 'depth'"),
         (["--format", "html"], "--format html: swept.py returns a Sweep"),

@@ -274,7 +274,8 @@ def test_a_budget_that_no_width_meets_is_told(base):
 def test_a_function_that_fails_is_named(base):
     (found,) = problems_of(of(base, derived("model.width", lambda experiment: experiment.model.widht)))
     assert found.startswith(
-        "model.width: <lambda>, which is given the trial's experiment, fails: AttributeError: 'MLP' object has no attribute 'widht'"
+        "model.width: <lambda>, which is given the trial's experiment, fails: "
+        "AttributeError: 'MLP' object has no attribute 'widht'"
     )
 
 

@@ -38,7 +38,8 @@ def shortened(line: str) -> str:
     if "--config " not in line or any(word in line for word in ("--help", "--mode", "misconceptions", "_parameters")):
         return line
     if "sweep" in line:
-        return f"{line} {SHORT.replace('--config.', '--config.base.')}"
+        few = "--config.space.spaces.0.values 1 2 --config.space.spaces.1.trials 1 --config.space.spaces.2.times 1"
+        return f"{line} {SHORT.replace('--config.', '--config.base.')} {few}"
     return f"{line} {SHORT}" + (" --config.data.validation 40" if "mnist" in line else "")
 
 
@@ -60,7 +61,9 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def test_the_commands_run_one_after_another_as_they_stand(checkout):
+@pytest.fixture(scope="module")
+def run(checkout):
+    """Runs a command line in the checkout."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {
         **os.environ,
@@ -69,20 +72,34 @@ def test_the_commands_run_one_after_another_as_they_stand(checkout):
         "XLA_FLAGS": "",
         "MNIST_DIR": str(checkout / "mnist"),
     }
-    short = shortened(blocks("bash")[0].split("&&")[1].strip())  # the main job: what follows uses its run
-    for line in (short, *map(shortened, commands())):
+
+    def run(line):
         done = subprocess.run(
             ["bash", "-c", line], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         assert "Traceback" not in done.stderr
-    pieces = blocks("python")
-    (analysis,) = (piece for piece in pieces if "load_runs" in piece)
-    done = subprocess.run(
-        [sys.executable, "-c", analysis], cwd=checkout, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "digits_cnn" in done.stdout
+        return done.stdout
+
+    return run
+
+
+def uses_runs(line: str) -> bool:
+    """Whether a command is about the runs of others before it, or is one that they are about."""
+    return "runs/" in line or bool(re.search(r"experiments/(digits_cnn|gpt)\.py( --config\S*|$)", line))
+
+
+def test_commands_about_runs_follow_one_another(run):
+    main_job = shortened(blocks("bash")[0].split("&&")[1].strip())  # what follows uses its run
+    for line in (main_job, *(shortened(line) for line in commands() if uses_runs(line))):
+        run(line)
+    (analysis,) = (piece for piece in blocks("python") if "load_runs" in piece)
+    assert "digits_cnn" in run(f"python -c '{analysis}'")
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if not uses_runs(line)])
+def test_other_commands_run_by_themselves(run, line):
+    run(shortened(line))
 
 
 def test_the_model_of_ones_own_is_that_of_the_experiment():

@@ -192,6 +192,7 @@ def test_analysis_knows_run_folders_and_no_other_room():
         "research.analysis",
         "research.analysis.figures",
         "research.analysis.runs",
+        "research.analysis.sweeps",
         "research.errors",
         "research.jsonl",
     }

@@ -97,7 +97,11 @@ def test_commands_about_runs_follow_one_another(run):
     assert "digits_cnn" in run(f"python -c '{analysis}'")
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if not uses_runs(line)])
+# What the growth of families comes to has its own test, of fewer sizes: tests/comparisons.
+ALONE = [line for line in commands() if not uses_runs(line) and "depth_parameters" not in line]
+
+
+@pytest.mark.parametrize("line", ALONE)
 def test_other_commands_run_by_themselves(run, line):
     run(shortened(line))
 

@@ -49,11 +49,14 @@ def kept(program: ClosedJaxpr, residuals: Sequence[int], layers: Collection[str]
         made = flat.made_by.get(variable)
         if made is None:  # an argument
             continue
-        if variable in flat.read_by_contractions or made.equation.primitive.name not in CHEAP or flat.centres(made):
+        if variable in flat.read_by_contractions or made.equation.primitive.name not in CHEAP or flat.spreads(made):
             found[variable] = None
         else:
             pending += [operand for operand in made.operands if isinstance(operand, Var)]
-    return [Kept(flat.made_by[variable].layer, bytes_of(variable.aval)) for variable in found]
+    arrays = [(flat.made_by[variable].layer, variable) for variable in found]
+    # A quotient's derivative reads the divisor again, and XLA keeps that as it was spread: the sums of a softmax.
+    arrays += [(made.layer, result) for result, made in flat.made_by.items() if seen and flat.normalises(made)]
+    return [Kept(layer, bytes_of(variable.aval)) for layer, variable in arrays]
 
 
 def bytes_of(array: Any) -> int:
@@ -76,18 +79,27 @@ class _Flat:
         self.read_by_contractions: set[Var] = set()
         self.results = self._dissolve(body, list(body.invars), around)
 
-    def centres(self, made: _Made) -> bool:
-        """Whether a figure of many numbers, such as their mean, is subtracted from each of them, as in a norm."""
+    def spreads(self, made: _Made) -> bool:
+        """Whether a figure of many numbers is spread over them, as in a norm: a mean subtracted from each of them, or
+        the inverse of a deviation multiplied with a scale for each feature."""
         size = math.prod(made.equation.outvars[0].aval.shape)
         smaller = [v for v in made.operands if isinstance(v, Var) and math.prod(v.aval.shape) < size]
-        return made.equation.primitive.name == "sub" and any(map(self._is_figure, smaller))
+        is_product = made.equation.primitive.name == "mul" and len(smaller) == 2
+        return (is_product or made.equation.primitive.name == "sub") and any(map(self._is_figure, smaller))
+
+    def normalises(self, made: _Made) -> bool:
+        """Whether numbers are divided by a figure of many of them."""
+        if made.equation.primitive.name != "div" or not all(isinstance(v, Var) for v in made.operands):
+            return False
+        above, below = made.operands
+        return math.prod(below.aval.shape) < math.prod(above.aval.shape) and self._is_figure(below)
 
     def _is_figure(self, variable: Var) -> bool:
         made = self.made_by.get(variable)
         if made is None or made.equation.primitive.name.startswith("reduce_"):
             return made is not None
-        cheap = made.equation.primitive.name in CHEAP
-        return cheap and any(self._is_figure(v) for v in made.operands if isinstance(v, Var))
+        is_elementwise = made.equation.primitive.name in CHEAP | {"rsqrt", "sqrt"}
+        return is_elementwise and any(self._is_figure(v) for v in made.operands if isinstance(v, Var))
 
     def _dissolve(self, body: Jaxpr, operands: list[Any], around: str) -> list[Any]:
         # A function may be called more than once, and its variables stand for others each time.

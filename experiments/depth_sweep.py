@@ -2,7 +2,7 @@
 
     python launch.py --config experiments/depth_sweep.py
 
-Time: about 1.5 min on two cores. Result: the best of 40 trials has 98.9 % validation and test accuracy, with four layers;
+Time: about 1.5 min on two cores. Result: 98.9 % validation and test accuracy is the best of 40 trials, by four layers;
 one layer comes to 60 %, two to 89 %, eight and sixteen to 97.8 %.
 
 Layers are 3x3 and nothing is pooled, so each sees one pixel more to every side: the eight pixels of these digits are

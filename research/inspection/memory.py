@@ -55,7 +55,8 @@ def kept(program: ClosedJaxpr, residuals: Sequence[int], layers: Collection[str]
             pending += [operand for operand in made.operands if isinstance(operand, Var)]
     arrays = [(flat.made_by[variable].layer, variable) for variable in found]
     # A quotient's derivative reads the divisor again, and XLA keeps that as it was spread: the sums of a softmax.
-    arrays += [(made.layer, result) for result, made in flat.made_by.items() if seen and flat.normalises(made)]
+    quotients = ((result, made) for result, made in flat.made_by.items() if flat.normalises(made))
+    arrays += [(made.layer, result) for result, made in quotients if made.operands[1] in seen]
     return [Kept(layer, bytes_of(variable.aval)) for layer, variable in arrays]
 
 

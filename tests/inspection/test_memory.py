@@ -102,6 +102,16 @@ def test_a_transformers_block_keeps_what_it_does_in_xla(look):
     assert ours(3) - ours(1) == pytest.approx(theirs(3) - theirs(1), rel=0.1)
 
 
+def test_a_softmax_in_a_frozen_prefix_keeps_nothing_but_what_the_next_product_reads():
+    def apply(p, x):
+        return jax.nn.softmax(x @ p["a"]) @ p["b"]
+
+    parameters = {name: shape(WIDTH, WIDTH) for name in ("a", "b")}
+    inspection = inspect(apply, parameters, shape(BATCH, WIDTH), frozen=["a"])
+    assert inspection.memory.activations == ARRAY
+    assert inspect(apply, parameters, shape(BATCH, WIDTH)).memory.activations > 2 * ARRAY
+
+
 def test_recomputed_blocks_keep_their_inputs_alone():
     def blocks(ws, x):
         for w in ws:

@@ -2,7 +2,8 @@
 
 from research.inspection.comparison import Subject, compare
 from research.inspection.costs import Cost
-from research.inspection.inspecting import Depth, Inspection, Layer, Memory, inspect, inspect_module
+from research.inspection.inspecting import Depth, Inspection, Memory, inspect, inspect_module
+from research.inspection.layers import Layer
 from research.inspection.matching import match
 
 __all__ = [

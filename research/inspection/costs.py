@@ -14,7 +14,7 @@ import functools
 import math
 import operator
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def costs(
     goals: of which parameter each result is the gradient, or None; results beyond them nobody wants.
     padding: whether products with padding count, as in the literature; XLA's own count leaves them out.
     """
-    counter = _Counter(_prefixes([*layers, *map(layer_of, parameters.values())]), padding)
+    counter = _Counter(prefixes([*layers, *map(layer_of, parameters.values())]), padding)
     goals = list(goals) or [None] * len(program.jaxpr.outvars)
     counter.goals = goals
     wanted = [1 << i for i in range(len(goals))] + [0] * (len(program.jaxpr.outvars) - len(goals))
@@ -85,7 +85,8 @@ def layer_of(path: str) -> str:
     return path.rpartition("/")[0] or path
 
 
-def _prefixes(layers: Sequence[str]) -> set[str]:
+def prefixes(layers: Iterable[str]) -> set[str]:
+    """The layers and all that they lie within, which may have name scopes of their own."""
     found = set()
     for layer in layers:
         parts = layer.split("/")

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from research.inspection.costs import Cost
-from research.inspection.inspecting import Inspection, Layer, block_of
+from research.inspection.inspecting import Inspection
+from research.inspection.layers import Layer, block_of
 from research.inspection.roofline import Rates, intensity, least_seconds
 
 WIDTH_OF_TEXT = 100

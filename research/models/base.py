@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import flax.core.meta
 import flax.errors
 import flax.linen as nn
 import jax
@@ -88,6 +89,11 @@ def network(model: Model | nn.Module, spec: Spec) -> Network:
     """
     sized = _Sized(_module(model, spec), type(model).__name__, spec, stacks(model))
     return Network(sized.init, sized.apply, sized.stacks)
+
+
+def unboxed(variables: Mapping) -> Mapping:
+    """The variables of a module without the boxes in which flax keeps how they are to be laid over devices."""
+    return flax.core.meta.unbox(variables)
 
 
 def stacks(model: AnyModel) -> dict[str, int | range]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from absl import logging
 
+from research import runtime
 from research.commandline.arguments import FORMATS_OF_INSPECTIONS, Arguments, parse, read_rates
 from research.errors import UserError
 
@@ -31,6 +32,7 @@ from research.errors import UserError
 def main(command: Sequence[str]) -> int:
     """Runs a command line, the program's name first, and returns the exit status."""
     logging.use_absl_handler()
+    runtime.remember_programs()
     try:
         arguments = parse(command[1:])
         logging.set_verbosity(arguments.verbosity)
@@ -181,6 +183,7 @@ def _rates(arguments: Arguments) -> Any:
 def _train_sweep(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
     from research.sweeps import display, run
 
+    runtime.use_all_cores()
     if arguments.tensorboard:
         raise UserError(f"--tensorboard: {path} returns a Sweep, whose metrics are in one table")
     options = {"workdir": arguments.workdir, "config_file": path, "command": list(command), "changes": changes}

@@ -23,10 +23,11 @@ from research.sweeps.spaces import (
     where,
     zipped,
 )
-from research.sweeps.sweep import Group, Sweep, Trial, groups, trials
+from research.sweeps.sweep import Group, Halving, Sweep, Trial, groups, trials
 
 __all__ = [
     "Group",
+    "Halving",
     "Space",
     "Sweep",
     "Trial",

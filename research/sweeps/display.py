@@ -193,6 +193,14 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
+    def expect(self, trials: int, done: int) -> None:
+        """A round of so many trials, of which some are done."""
+        self._trials, self._done = trials, done
+
+    def note(self, line: str) -> None:
+        """Something to be told in between."""
+        self._console.print(line, soft_wrap=True)
+
     def begin(self, number: int, programs: int, values: Mapping[str, str], count: int) -> None:
         """Some trials of a program are begun."""
         told = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in values.items())
@@ -205,13 +213,13 @@ class Progress:
         self._at = step, steps, best
         self._show(f"{self._where}, step {step:,} of {steps:,}, best {_percent(best)}; {self._left()}")
 
-    def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """They are done."""
+    def end(self, rows: Sequence[Mapping[str, Any]], best: float | None) -> None:
+        """Some are done."""
         self._done += len(rows)
         self._new += len(rows)
         bad = sum(told["status"] == "not finite" for told in rows)
         diverged = f", {bad} not finite" if bad else ""
-        line = f"{self._where}, best {_percent(self._at[2])}{diverged}; {self._done:,} of {self._trials:,} trials done"
+        line = f"{self._where}, best {_percent(best)}{diverged}; {self._done:,} of {self._trials:,} trials done"
         self._console.print(line, soft_wrap=True)
 
     def _left(self) -> str:

@@ -1,25 +1,41 @@
-"""The trials of one program, trained side by side, each judged and kept as its solo run would be.
+"""The trials of one program under way: trained together, each judged and kept as its solo run would be.
+
+    pack = Pack(program, trials, loaded)
+    pack.compile_ahead()                              # may be called from another thread, while other packs run
+    pack.advance(plan.steps, edge)
+    outcome = pack.finish()                           # a row for each trial, and what it made of each test example
 
 Everything that touches the world happens between chunks of steps, as in `training.loop`. A trial that runs out of
 patience, or whose loss is not finite for too long, is judged no more; it goes on computing beside the others, which do
-not notice.
+not notice. A pack can be saved and restored, and goes on bit for bit; and it can be narrowed to some of its trials.
 """
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.base import Loaded
+from research.data import feeding
+from research.data.base import Loaded, Split, Streamed
 from research.sweeps import lanes
+from research.sweeps.lanes import How, Program
 from research.sweeps.sweep import Trial
 from research.training import evaluation, loop, metrics
-from research.training.plan import Plan, milestones, next_stop
+from research.training.checkpoints import Checkpoint, Checkpoints, match
+from research.training.plan import milestones, next_stop
 from research.training.rows import SUMS, training_row
+from research.training.state import as_flat, from_flat
+from research.training.step import Data
+
+LARGEST_BLOCK = 2048
+"""Examples that are evaluated in one call."""
+TRAINING_EXAMPLES = 10_000
+"""Of the training split, so many are looked at again in the end."""
 
 
 class Edge(NamedTuple):
@@ -30,6 +46,18 @@ class Edge(NamedTuple):
     show: Callable[[int, int, float | None], None]
     """Takes how far it is: steps, of how many, and the best accuracy so far."""
     interrupted: Callable[[], str | None]
+    pause: Callable[["Pack"], None] = lambda pack: None
+    """Is called after each evaluation, when the pack may be saved."""
+
+
+class Outcome(NamedTuple):
+    """What comes of a pack."""
+
+    rows: list[dict[str, Any]]
+    """Of each trial: how it ended, its best evaluation, and training and test figures of that."""
+    examples: dict[str, np.ndarray]
+    """`trials` (k,), `correct` and `losses` (k, examples): what each trial made of the test split, in the mean of its
+    tokens where the objective is of these."""
 
 
 @dataclasses.dataclass
@@ -37,7 +65,7 @@ class _Lane:
     """One trial under way."""
 
     trial: Trial
-    progress: loop.Progress
+    progress: loop.Progress = dataclasses.field(default_factory=loop.Progress)
     status: str = "finished"
     is_judged: bool = True
     steps: int = 0
@@ -45,62 +73,255 @@ class _Lane:
     """The figures of the best evaluation."""
 
 
-def fit(plan: Plan, trials: Sequence[Trial], loaded: Loaded, edge: Edge) -> list[dict[str, Any]] | None:
-    """A row for each trial: how it ended, its best evaluation and the test figures of that; None if interrupted.
-
-    All trials share the plan, which is for one device and data in memory.
-    """
-    experiment, begun = trials[0].experiment, time.perf_counter()
-    watched = [_Lane(trial, loop.Progress()) for trial in trials]
-    together = lanes.make_lanes(plan, [trial.experiment for trial in trials])
-    data = {split: evaluation.to_device(plan, loaded.splits[split], loaded.normalisation) for split in loaded.splits}
-    frozen, states = lanes.begin(together, len(trials))
-    best = jax.tree.map(jnp.copy, states.used())  # of a lane that never improves, what it began with
-    log_every, evaluate_every = milestones(experiment, plan)
-    step = 0
-    while step < plan.steps and any(lane.is_judged for lane in watched):
-        stop = next_stop(step, (evaluate_every,), plan.steps)
-        while step < stop:
-            if edge.interrupted():
-                return None
-            ends = _windows(step, stop, log_every)
-            states, logged = lanes.advance(together, frozen, states, data["train"], loop.lengths(step, ends))
-            _log(watched, ends, jax.tree.map(np.asarray, logged), edge)
-            step = ends[-1]
-        sums = lanes.evaluate(together, frozen, states.used(), data["validation"])
-        improved = [_judge(lane, step, _figures(sums, i), edge) for i, lane in enumerate(watched)]
-        if any(improved):
-            best = lanes.keep(jnp.asarray(improved), best, states.used())
-        edge.show(step, plan.steps, _best_of(watched))
-    tested = lanes.evaluate(together, frozen, best, data["test"])
-    seconds = (time.perf_counter() - begun) / len(trials)
-    unit = loop.token_unit(loop.Work(experiment, plan, loaded, frozen))
-    return [_outcome(lane, _figures(tested, i), unit, seconds) for i, lane in enumerate(watched)]
+def default_how() -> How:
+    """One after another where a trial's step keeps a core busy, side by side where thousands of threads wait."""
+    return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
-def _windows(step: int, stop: int, log_every: int) -> list[int]:
-    """The steps at which the next windows end, as many as a chunk takes."""
-    ends = [next_stop(step, (log_every,), stop)]
-    while ends[-1] < stop and len(ends) < loop.WINDOWS:
-        ends.append(next_stop(ends[-1], (log_every,), stop))
-    return ends
+class Pack:
+    """Trials of one program. All share the plan, which is for one device."""
+
+    def __init__(self, program: Program, trials: Sequence[Trial], loaded: Loaded, capacity: int = 0):
+        self.plan, self.loaded, self.step, self.seconds = program.plan, loaded, 0, 0.0
+        self._lanes = [_Lane(trial) for trial in trials]
+        self._layout = lanes.make_lanes(program, [trial.experiment for trial in trials], capacity)
+        self._frozen: Any = None
+        self._states: Any = None
+        self._best: Any = None
+        """Parameters and model state of each lane's best evaluation."""
+        self._validation: list[tuple[int, Data]] | None = None
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Those that are under way."""
+        return [lane.trial for lane in self._lanes]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.step >= self.plan.steps or not any(lane.is_judged for lane in self._lanes)
+
+    def scores(self) -> list[float]:
+        """What each trial is selected by, the more the better; minus infinity where there is nothing yet."""
+        sign = -1 if self._lanes[0].trial.experiment.select == "validation/loss" else 1
+        return [-np.inf if lane.progress.best is None else sign * lane.progress.best for lane in self._lanes]
+
+    def compile_ahead(self) -> int:
+        """Compiles what the pack will call, and returns the bytes that it needs on each device."""
+        train = evaluation.data_shapes(self.plan, self._lanes[0].trial.experiment, self.loaded)["train"]
+        validation = self.loaded.splits["validation"]
+        inputs = jax.ShapeDtypeStruct((self._block, *validation.shape), validation.dtype)
+        labels = jax.ShapeDtypeStruct((self._block,), np.int32)
+        return lanes.compile_ahead(self._layout, train, Data(inputs, labels, train.normalisation))
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Training
+
+    def advance(self, until: int, edge: Edge) -> bool:
+        """Trains up to a step, which is one of an evaluation or the last; False if interrupted before."""
+        if self._states is None:
+            self._frozen, self._states = lanes.begin(self._layout)
+            self._best = jax.tree.map(jnp.copy, self._states.used())  # of a lane that never improves
+        experiment = self._lanes[0].trial.experiment
+        log_every, evaluate_every = milestones(experiment, self.plan)
+        with contextlib.closing(self._chunks(until, log_every, evaluate_every)) as chunks:
+            for ends, data in chunks:
+                if edge.interrupted():
+                    return False
+                begun, start = time.perf_counter(), self.step
+                self._states, logged = lanes.advance(
+                    self._layout, self._frozen, self._states, data, loop.lengths(start, ends)
+                )
+                self._log(ends, jax.tree.map(np.asarray, logged), edge)
+                self.step = ends[-1]
+                if self.step % evaluate_every == 0 or self.step == self.plan.steps:
+                    self._evaluate(edge)
+                    edge.show(self.step, self.plan.steps, self.best_accuracy())
+                self.seconds += time.perf_counter() - begun
+                if self.step % evaluate_every == 0 or self.step == self.plan.steps:
+                    edge.pause(self)
+                    if self.is_done:
+                        return True
+        return True
+
+    def _chunks(self, until: int, log_every: int, evaluate_every: int) -> Iterator[tuple[list[int], Data]]:
+        """(the steps at which its windows end, data) of each chunk up to a step; none goes past an evaluation."""
+        program, train, step = self._layout.program, self.loaded.splits["train"], self.step
+        if not self.plan.streamed:
+            data = jax.device_put(
+                Data(train.inputs, train.labels.astype(np.int32), evaluation.as_float32(self.loaded.normalisation)),
+                program.everywhere(),
+            )
+            while step < until:
+                stop = next_stop(step, (evaluate_every,), until)
+                ends = [next_stop(step, (log_every,), stop)]
+                while ends[-1] < stop and len(ends) < loop.WINDOWS:
+                    ends.append(next_stop(ends[-1], (log_every,), stop))
+                yield ends, data
+                step = ends[-1]
+            return
+        experiment = self._lanes[0].trial.experiment
+        batches = feeding.stream(
+            train,
+            seed=experiment.data_seed,
+            first_step=step,
+            steps=until - step,
+            batch_size=experiment.batch_size,
+        )
+        with contextlib.closing(batches):
+            while step < until:
+                end = next_stop(step, (log_every, evaluate_every, evaluation.STREAMED_CHUNK), until)
+                chunk = loop.stack([next(batches) for _ in range(end - step)], self.loaded.normalisation)
+                yield [end], jax.device_put(chunk, program.everywhere())
+                step = end
+
+    def _log(self, ends: Sequence[int], logged: Mapping[str, np.ndarray], edge: Edge) -> None:
+        """Writes a row of training metrics for each lane and window, and ends lanes not finite for too long."""
+        for place, lane in zip(self._layout.places, self._lanes, strict=True):
+            if not lane.is_judged:
+                continue
+            for window, end in enumerate(ends):
+                values = {name: float(column[place, window]) for name, column in logged.items()}
+                row = training_row(end, {name: values.pop(name) for name in SUMS})
+                longest = values.pop("longest_skipped")
+                values.pop("longest_skipped_end")
+                edge.write({"trial": lane.trial.index, **row, **values})
+                lane.steps = end
+                if longest >= lane.trial.experiment.patience_nonfinite:
+                    lane.status, lane.is_judged = "not finite", False
+                    break
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Evaluation
+
+    @property
+    def _block(self) -> int:
+        return min(LARGEST_BLOCK, len(self.loaded.splits["validation"]))
+
+    def _blocks(self, split: Split | Streamed, limit: int | None = None) -> Iterator[tuple[int, Data]]:
+        """(first example, data) of a split or its first `limit` examples, in blocks of one size; the last is padded."""
+        count = min(len(split), limit or len(split))
+        for start in range(0, count, self._block):
+            indices = np.minimum(np.arange(start, start + self._block), count - 1)
+            inputs = split.read(indices) if isinstance(split, Streamed) else split.inputs[indices]
+            labels = split.labels[indices].astype(np.int32)
+            data = Data(inputs, labels, evaluation.as_float32(self.loaded.normalisation))
+            yield start, jax.device_put(data, self._layout.program.everywhere())
+
+    def _judge_examples(self, used: Any, blocks: Iterator[tuple[int, Data]], count: int) -> dict[str, np.ndarray]:
+        """{"loss", "correct", "count"}: (lanes, examples) each, of the trials alone."""
+        found = [lanes.evaluate(self._layout, self._frozen, used, data, first) for first, data in blocks]
+        places = list(self._layout.places)
+        return {
+            name: np.concatenate([np.asarray(block[name])[places] for block in found], axis=1)[:, :count]
+            for name in found[0]
+        }
+
+    def _evaluate(self, edge: Edge) -> None:
+        """Judges each lane on the validation split, and keeps what is the best so far."""
+        validation = self.loaded.splits["validation"]
+        if self._validation is None and not self.plan.streamed:
+            self._validation = list(self._blocks(validation))
+        blocks = iter(self._validation) if self._validation is not None else self._blocks(validation)
+        used = self._states.used()
+        judged = self._judge_examples(used, blocks, len(validation))
+        improved = np.zeros(self._layout.count, bool)
+        for place, lane, figures in zip(self._layout.places, self._lanes, _figures(judged), strict=True):
+            improved[place] = _judge(lane, self.step, figures, edge)
+        if improved.any():
+            laid = jax.device_put(improved, self._layout.program.over_lanes())
+            self._best = lanes.keep(laid, self._best, used)
+
+    def best_accuracy(self) -> float | None:
+        """The best accuracy at any trial's best evaluation."""
+        return max((lane.best["accuracy"] for lane in self._lanes if lane.best), default=None)
+
+    def finish(self) -> Outcome:
+        """What came of the trials that are under way, by their best evaluations."""
+        begun = time.perf_counter()
+        test, train = self.loaded.splits["test"], self.loaded.splits["train"]
+        judged = self._judge_examples(self._best, self._blocks(test), len(test))
+        seen = min(len(train), TRAINING_EXAMPLES)
+        again = _figures(self._judge_examples(self._best, self._blocks(train, seen), seen))
+        self.seconds += time.perf_counter() - begun
+        work = loop.Work(self._lanes[0].trial.experiment, self.plan, self.loaded, self._frozen)
+        unit, seconds = loop.token_unit(work), self.seconds / len(self._lanes)
+        rows = [
+            _row(lane, tested, trained, unit, seconds)
+            for lane, tested, trained in zip(self._lanes, _figures(judged), again, strict=True)
+        ]
+        counts = np.maximum(judged["count"], 1)
+        correct = judged["correct"] / counts if unit else judged["correct"].astype(np.uint8)
+        return Outcome(
+            rows,
+            {
+                "trials": np.array([lane.trial.index for lane in self._lanes]),
+                "correct": correct,
+                "losses": (judged["loss"] / counts).astype(np.float32),
+            },
+        )
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Fewer trials, another process
+
+    def narrow(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Goes on with some of the trials alone, in a smaller stack; returns the rows of those that leave."""
+        chosen = set(indices)
+        left = [lane for i, lane in enumerate(self._lanes) if i not in chosen]
+        seconds = self.seconds / len(self._lanes)
+        self.seconds -= seconds * len(left)
+        for lane in left:
+            lane.status = "left early" if lane.is_judged else lane.status
+        self._lanes = [self._lanes[i] for i in indices]
+        if self._lanes:
+            before = self._layout
+            capacity = before.count if before.program.how == "map" else 0  # where idle lanes cost nothing
+            experiments = [lane.trial.experiment for lane in self._lanes]
+            self._layout = lanes.make_lanes(before.program, experiments, capacity)
+            own = (self._states, self._best, self._frozen if before.program.seeded else {})
+            self._states, self._best, frozen = lanes.regroup(before, self._layout, indices, own)
+            self._frozen = frozen if before.program.seeded else self._frozen
+        return [_row(lane, None, None, None, seconds) for lane in left]
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        """Hands everything that `restore` needs to the background writer."""
+        about = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "trials": [lane.trial.index for lane in self._lanes],
+            "lanes": [
+                {
+                    "fingerprint": lane.trial.fingerprint,
+                    "progress": dataclasses.asdict(lane.progress),
+                    "status": lane.status,
+                    "is_judged": lane.is_judged,
+                    "steps": lane.steps,
+                    "best": lane.best,
+                }
+                for lane in self._lanes
+            ],
+        }
+        checkpoints.save(self.step, as_flat({"states": self._states, "best": self._best}), about, best=False)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Goes on from where a pack of the same trials was when it was saved. Raises UserError if it does not fit."""
+        program = self._layout.program
+        self._frozen, states = lanes.begin(self._layout)
+        template = {"states": states, "best": states.used()}
+        arrays = match(saved.arrays, as_flat(template), "the sweep")
+        restored = jax.device_put(from_flat(arrays, template), program.over_lanes())
+        self._states, self._best = restored["states"], restored["best"]
+        self.step, self.seconds = saved.about["step"], saved.about["seconds"]
+        for lane, about in zip(self._lanes, saved.about["lanes"], strict=True):
+            lane.progress = loop.Progress(**about["progress"])
+            lane.status, lane.is_judged = about["status"], about["is_judged"]
+            lane.steps, lane.best = about["steps"], about["best"]
 
 
-def _log(watched: Sequence[_Lane], ends: Sequence[int], logged: dict[str, np.ndarray], edge: Edge) -> None:
-    """Writes a row of training metrics for each lane and window, and ends lanes that are not finite for too long."""
-    for i, lane in enumerate(watched):
-        if not lane.is_judged:
-            continue
-        for window, end in enumerate(ends):
-            values = {name: float(column[i, window]) for name, column in logged.items()}
-            row = training_row(end, {name: values.pop(name) for name in SUMS})
-            longest = values.pop("longest_skipped")
-            values.pop("longest_skipped_end")
-            edge.write({"trial": lane.trial.index, **row, **values})
-            lane.steps = end
-            if longest >= lane.trial.experiment.patience_nonfinite:
-                lane.status, lane.is_judged = "not finite", False
-                break
+def fit(program: Program, trials: Sequence[Trial], loaded: Loaded, edge: Edge) -> Outcome | None:
+    """Trains some trials of one program from the first step to the last; None if interrupted."""
+    pack = Pack(program, trials, loaded)
+    return pack.finish() if pack.advance(pack.plan.steps, edge) else None
 
 
 def _judge(lane: _Lane, step: int, figures: dict[str, float], edge: Edge) -> bool:
@@ -118,18 +339,18 @@ def _judge(lane: _Lane, step: int, figures: dict[str, float], edge: Edge) -> boo
     return improved
 
 
-def _figures(sums: dict[str, np.ndarray], lane: int) -> dict[str, float]:
-    loss, correct, count = (sums[name][lane] for name in ("loss", "correct", "count"))
-    return {"loss": float(loss / count), "accuracy": float(correct / count)}
+def _figures(judged: dict[str, np.ndarray]) -> list[dict[str, float]]:
+    """The figures of each lane, from what it made of each example."""
+    counts = judged["count"].sum(axis=1)
+    losses = judged["loss"].sum(axis=1, dtype=np.float64) / counts
+    return [
+        {"loss": float(loss), "accuracy": float(correct / count)}
+        for loss, correct, count in zip(losses, judged["correct"].sum(axis=1), counts, strict=True)
+    ]
 
 
-def _best_of(watched: Sequence[_Lane]) -> float | None:
-    """The best accuracy at any trial's best evaluation."""
-    return max((lane.best["accuracy"] for lane in watched if lane.best), default=None)
-
-
-def _outcome(lane: _Lane, test: dict[str, float], unit: str | None, seconds: float) -> dict[str, Any]:
-    if unit is not None:
+def _row(lane: _Lane, test: dict[str, float] | None, train: dict[str, float] | None, unit, seconds: float):
+    if unit is not None and test is not None:
         test = test | metrics.of_language(test["loss"], unit)
     return {
         "trial": lane.trial.index,
@@ -139,5 +360,6 @@ def _outcome(lane: _Lane, test: dict[str, float], unit: str | None, seconds: flo
         "best_step": lane.progress.best_step,
         "validation": lane.best,
         "test": test if lane.best else None,
+        "train": train if lane.best else None,
         "seconds": seconds,
     }

@@ -1,27 +1,37 @@
-"""Trials of one program side by side: what a step does to one, `vmap` does to all.
+"""Trials of one program together: what a step does to one, a map over lanes does to all.
 
-    lanes = make_lanes(plan, experiments)             # of equal structure: they differ in leaves alone
+    program = make_program(plan, experiments, devices, "map")   # of equal structure: they differ in leaves alone
+    lanes = make_lanes(program, experiments)
     frozen, states = begin(lanes)
     states, logged = advance(lanes, frozen, states, data, windows)
 
-A lane is its trial's solo run to float rounding. Leaves in which the trials agree are not mapped over, and neither is
-what follows from them alone: trials of one data seed take each batch once, and of one seed have one copy of what is
-frozen. A lane whose loss is not finite skips its steps and leaves its neighbours alone.
+A lane is its trial's solo run to float rounding. The lanes are dealt out to the devices, and those of one device are
+taken one after another ("map") or side by side ("vmap"). Leaves in which the trials agree are not mapped over, and
+neither is what follows from them alone: trials of one seed have one copy of what is frozen, and side by side they take
+each batch once. A lane whose loss is not finite skips its steps and leaves its neighbours alone.
+
+One after another, how many lanes are at work is a value: one compiled program serves any number up to what it has room
+for, and so other trials of the program, too.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from research.training import evaluation, step
+from research.training import evaluation, loop, step
 from research.training.experiment import Experiment
 from research.training.plan import Plan, boundary
 from research.training.state import Parameters, State
 from research.training.step import Data
+
+AXIS = "trials"
+How = Literal["map", "vmap"]
 
 
 class Program(NamedTuple):
@@ -31,9 +41,38 @@ class Program(NamedTuple):
     tree: Any
     """The structure of the experiments."""
     varying: tuple[int, ...]
-    """Which leaves differ between lanes."""
+    """Which leaves may differ between lanes."""
     seeded: bool
-    """Whether lanes begin with other parameters."""
+    """Whether lanes may begin with other parameters."""
+    mesh: Mesh
+    """The devices that share the lanes, along the axis `trials`."""
+    how: How
+
+    def over_lanes(self) -> NamedSharding:
+        """How arrays (lanes, ...) lie on the devices."""
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    def everywhere(self) -> NamedSharding:
+        """How arrays that all lanes share lie on the devices."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def of_frozen(self) -> NamedSharding:
+        """How what is frozen lies on them."""
+        return self.over_lanes() if self.seeded else self.everywhere()
+
+
+def make_program(plan: Plan, experiments: Sequence[Experiment], devices: Sequence[Any], how: How) -> Program:
+    """The program of experiments of one structure, whichever of them come to share lanes."""
+    flat = [jax.tree.leaves_with_path(boundary(experiment)) for experiment in experiments]
+    varying = tuple(
+        i for i, column in enumerate(zip(*flat, strict=True)) if any(leaf != column[0][1] for _, leaf in column)
+    )
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat[0]]
+    # Initial values may hang on a leaf of the model as well, such as a norm's.
+    seeded = any(names[i] == "seed" or names[i].startswith("model.") for i in varying)
+    mesh = Mesh(np.array(devices[: len(experiments)]), (AXIS,), axis_types=(AxisType.Auto,))
+    plan = dataclasses.replace(plan, mesh=None)  # a trial is on one device
+    return Program(plan, jax.tree.structure(boundary(experiments[0])), varying, seeded, mesh, how)
 
 
 class Lanes(NamedTuple):
@@ -43,22 +82,33 @@ class Lanes(NamedTuple):
     shared: list[jax.Array]
     """Leaves in which all agree."""
     own: list[jax.Array]
-    """(lanes,) each, those in which they differ."""
+    """(lanes,) each, those in which they may differ."""
+    active: jax.Array
+    """(devices,) int32, how many of its lanes each device takes; the others lie idle."""
+    places: tuple[int, ...]
+    """The lane of each trial."""
+    count: int
+    """Lanes, a multiple of the devices."""
 
 
-def make_lanes(plan: Plan, experiments: Sequence[Experiment]) -> Lanes:
-    """The lanes of experiments of one structure."""
-    flat = [jax.tree.leaves_with_path(boundary(experiment)) for experiment in experiments]
-    columns = [[leaf for _, leaf in column] for column in zip(*flat, strict=True)]
-    varying = tuple(
-        i for i, column in enumerate(columns) if any(not np.array_equal(leaf, column[0]) for leaf in column)
+def make_lanes(program: Program, experiments: Sequence[Experiment], capacity: int = 0) -> Lanes:
+    """The lanes of some experiments, and idle ones up to `capacity`, dealt out to the devices in turn."""
+    devices = program.mesh.size
+    room = -(-max(len(experiments), capacity) // devices)
+    places = [trial % devices * room + trial // devices for trial in range(len(experiments))]
+    of_lane = np.full(devices * room, len(experiments) - 1)
+    of_lane[places] = np.arange(len(experiments))
+    columns = [np.stack(column) for column in zip(*(jax.tree.leaves(boundary(e)) for e in experiments), strict=True)]
+    shared = [column[0] for i, column in enumerate(columns) if i not in program.varying]
+    own = [columns[i][of_lane] for i in program.varying]
+    active = np.bincount(np.array(places) // room, minlength=devices).astype(np.int32)
+    return Lanes(
+        program,
+        jax.device_put(shared, program.everywhere()),
+        *jax.device_put((own, active), program.over_lanes()),
+        tuple(places),
+        devices * room,
     )
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat[0]]
-    # Initial values may hang on a leaf of the model as well, such as a norm's.
-    seeded = any(names[i] == "seed" or names[i].startswith("model.") for i in varying)
-    program = Program(plan, jax.tree.structure(boundary(experiments[0])), varying, seeded)
-    shared = [column[0] for i, column in enumerate(columns) if i not in varying]
-    return Lanes(program, shared, [jnp.stack(columns[i]) for i in varying])
 
 
 def _experiment(program: Program, shared: Sequence[Any], own: Sequence[Any]) -> Experiment:
@@ -68,58 +118,147 @@ def _experiment(program: Program, shared: Sequence[Any], own: Sequence[Any]) -> 
     return jax.tree.unflatten(program.tree, leaves)
 
 
-def _axis_of_frozen(program: Program) -> int | None:
-    return 0 if program.seeded else None
+def _each(program: Program, function: Callable[..., Any], active: Any, own: Any, carried: Any, shared: Any) -> Any:
+    """`function(own, carried, shared) -> (carried, results)` of each lane: what is carried, and the results stacked.
+
+    own, carried: trees of arrays (lanes, ...), the latter written over. What comes of idle lanes is nobody's concern.
+    """
+
+    def of_device(active, own, carried, shared):
+        if program.how == "vmap":
+            return jax.vmap(function, in_axes=(0, 0, None))(own, carried, shared)
+        count = jax.tree.leaves((own, carried))[0].shape[0]
+
+        def of_lane(i, tree):
+            return jax.tree.map(lambda leaf: leaf[i], tree)
+
+        def lane(i, stacks):
+            carried, results = stacks
+            found = function(of_lane(i, own), of_lane(i, carried), shared)
+            return jax.tree.map(lambda stack, one: stack.at[i].set(one), (carried, results), found)
+
+        _, shapes = jax.eval_shape(function, of_lane(0, own), of_lane(0, carried), shared)
+        results = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), shapes)
+        return jax.lax.fori_loop(0, active[0], lane, (carried, results))
+
+    over, everywhere = PartitionSpec(AXIS), PartitionSpec()
+    specs = {"in_specs": (over, over, over, everywhere), "out_specs": over}
+    return jax.shard_map(of_device, mesh=program.mesh, check_vma=False, **specs)(active, own, carried, shared)
 
 
-def begin(lanes: Lanes, count: int) -> tuple[Parameters, State]:
+# ---------------------------------------------------------------------------------------------------------------------
+# What is compiled
+
+
+def begin(lanes: Lanes) -> tuple[Parameters, State]:
     """The frozen parameters, of each lane where they differ, and the states (lanes, ...) before the first step."""
-    return _begin(lanes.program, count, lanes.shared, lanes.own)
+    return _begin(lanes.program, lanes.count, lanes.shared, lanes.own, lanes.active)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin(program: Program, count: int, shared, own):
-    def one(own, _):
-        state, frozen = step.initial_state(program.plan, _experiment(program, shared, own))
-        return frozen, state
+def _begin(program: Program, count: int, shared, own, active):
+    def one(own, _, shared):
+        own, _ = own
+        return {}, step.initial_state(program.plan, _experiment(program, shared, own))
 
-    return jax.vmap(one, out_axes=(_axis_of_frozen(program), 0))(own, jnp.arange(count))
+    _, (states, frozen) = _each(program, one, active, (own, jnp.arange(count)), {}, shared)
+    if not program.seeded:
+        frozen = jax.tree.map(lambda leaf: leaf[0], frozen)
+    return (
+        jax.lax.with_sharding_constraint(frozen, program.of_frozen()),
+        jax.lax.with_sharding_constraint(states, program.over_lanes()),
+    )
 
 
 def advance(
     lanes: Lanes, frozen: Parameters, states: State, data: Data, windows: np.ndarray
 ) -> tuple[State, dict[str, jax.Array]]:
     """The states after some windows of steps (`step.train_chunk`), and what is logged: {name: (lanes, windows)}."""
-    return _advance(lanes.program, lanes.shared, lanes.own, frozen, states, data, windows)
+    windows = jax.device_put(windows, lanes.program.everywhere())
+    return _advance(lanes.program, lanes.shared, lanes.own, lanes.active, frozen, states, data, windows)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=4)
-def _advance(program: Program, shared, own, frozen, states, data, windows):
-    def one(own, frozen, state):
-        return step.train_chunk(program.plan, _experiment(program, shared, own), frozen, state, data, windows)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=5)
+def _advance(program: Program, shared, own, active, frozen, states, data, windows):
+    def one(own, state, shared):
+        experiment, frozen, (data, windows) = _whole(program, own, shared)
+        return step.train_chunk(program.plan, experiment, frozen, state, data, windows)
 
-    return jax.vmap(one, in_axes=(0, _axis_of_frozen(program), 0))(own, frozen, states)
+    own, shared = _parts(program, own, shared, frozen, (data, windows))
+    return _each(program, one, active, own, states, shared)
+
+
+def _parts(program: Program, own, shared, frozen, rest) -> tuple[Any, Any]:
+    """What each lane has of its own and what all share, for `_whole`."""
+    return (own, frozen if program.seeded else {}), (shared, {} if program.seeded else frozen, rest)
+
+
+def _whole(program: Program, own, shared) -> tuple[Experiment, Parameters, Any]:
+    """The experiment and frozen parameters of a lane, and the rest."""
+    (own, frozen), (shared, shared_frozen, rest) = own, shared
+    return _experiment(program, shared, own), {**frozen, **shared_frozen}, rest
 
 
 def evaluate(
-    lanes: Lanes, frozen: Parameters, used: tuple[Parameters, Parameters], data: Data
-) -> dict[str, np.ndarray]:
-    """Sums over a split for each lane (`evaluation.evaluate`): {name: (lanes, ...)}."""
-    return jax.tree.map(np.asarray, _evaluate(lanes.program, lanes.shared, lanes.own, frozen, used, data))
+    lanes: Lanes, frozen: Parameters, used: tuple[Parameters, Parameters], data: Data, first: int = 0
+) -> dict[str, jax.Array]:
+    """What each lane makes of each example (`evaluation.evaluate_examples`): {name: (lanes, examples)}."""
+    first = jax.device_put(np.int32(first), lanes.program.everywhere())
+    return _evaluate(lanes.program, lanes.shared, lanes.own, lanes.active, frozen, used, data, first)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _evaluate(program: Program, shared, own, frozen, used, data: Data):
-    count = np.int32(data.labels.shape[0])
+def _evaluate(program: Program, shared, own, active, frozen, used, data, first):
+    def one(own, _, shared):
+        own, used = own
+        experiment, frozen, (data, first) = _whole(program, own, shared)
+        return {}, evaluation.evaluate_examples(program.plan, experiment, frozen, *used, data, first)
 
-    def one(own, frozen, used):
-        experiment = _experiment(program, shared, own)
-        return evaluation.evaluate_block(program.plan, experiment, frozen, *used, data, count)
-
-    return jax.vmap(one, in_axes=(0, _axis_of_frozen(program), 0))(own, frozen, used)
+    own, shared = _parts(program, own, shared, frozen, (data, first))
+    return _each(program, one, active, (own, used), {}, shared)[1]
 
 
 @functools.partial(jax.jit, donate_argnums=1)
 def keep(improved: jax.Array, best: Any, used: Any) -> Any:
     """`used` in the lanes that `improved` (lanes,) names, `best` in the others."""
     return jax.tree.map(lambda b, u: jnp.where(improved.reshape(-1, *[1] * (u.ndim - 1)), u, b), best, used)
+
+
+def regroup(before: Lanes, after: Lanes, trials: Sequence[int], tree: Any) -> Any:
+    """Arrays (lanes, ...) of `before` as `after` has them, whose trials are some of the former's."""
+    source = np.zeros(after.count, int)
+    source[list(after.places)] = [before.places[trial] for trial in trials]
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[source], after.program.over_lanes()), tree)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ahead of time
+
+
+def compile_ahead(lanes: Lanes, train: Data, block: Data) -> int:
+    """Compiles what `begin`, `advance` and `evaluate` call, so that they find it; returns the bytes a device needs.
+
+    train, block: shapes and dtypes of what a chunk of training and an evaluation read.
+    """
+    program, shared, own, active = lanes.program, lanes.shared, lanes.own, lanes.active
+    _begin.lower(program, lanes.count, shared, own, active).compile()
+    frozen, states = jax.eval_shape(functools.partial(_begin, program, lanes.count), shared, own, active)
+    frozen, states = _laid(frozen, program.of_frozen()), _laid(states, program.over_lanes())
+    train, block = _laid((train, block), program.everywhere())
+    windows, first = _laid((loop.lengths(0, [1]), np.int32(0)), program.everywhere())
+    chunk = _advance.lower(program, shared, own, active, frozen, states, train, windows).compile()
+    _evaluate.lower(program, shared, own, active, frozen, states.used(), block, first).compile()
+    return _needed(chunk)
+
+
+def _laid(tree: Any, sharding: NamedSharding) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def _needed(compiled: Any) -> int:
+    """Bytes of arguments, results and what is between them, on each device; 0 where XLA does not tell."""
+    told = compiled.memory_analysis()
+    if told is None:
+        return 0
+    sizes = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
+    return sizes - told.alias_size_in_bytes

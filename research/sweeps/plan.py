@@ -36,6 +36,8 @@ class Row(NamedTuple):
     """Of a part of a batch (`accumulate`) on one device; None where the program cannot be built."""
     problems: tuple[str, ...] = ()
     """Why it cannot."""
+    plan: training_plan.Plan | None = None
+    """What it is traced with."""
 
     @property
     def parts(self) -> int:
@@ -79,13 +81,13 @@ class SweepPlan(NamedTuple):
         return sum(row.least_seconds(rates) for row in self.built)
 
 
-def make_plan(sweep: Sweep, *, config_file: Path | None = None) -> SweepPlan:
+def make_plan(sweep: Sweep, *, config_file: Path | None = None, shelf: Shelf | None = None) -> SweepPlan:
     """The trials of a sweep, and each program that they need, inspected.
 
     A program that cannot be built (a model that does not fit its data, or one of the config file that fails) has a row
     that says why, and the others are not hurt. Raises UserError for what `trials` does, and if no program can be built.
     """
-    shelf = Shelf()
+    shelf = shelf or Shelf()
     found = trials(sweep, shelf)
     members = groups(found)
     rows = [
@@ -102,7 +104,7 @@ def _row(values: dict[str, str], group: Group, shelf: Shelf, config_file: Path |
         with blaming_if_there(config_file):
             loaded = shelf.load(experiment.data)
             plan = training_plan.make_plan(experiment, loaded)
-            return Row(values, group, plan.steps, inspect_experiment(experiment, plan, loaded))
+            return Row(values, group, plan.steps, inspect_experiment(experiment, plan, loaded), plan=plan)
     except UserError as error:
         return Row(values, group, 0, None, error.problems)
 

@@ -27,6 +27,22 @@ PROBLEMS_SHOWN = 20
 
 
 @config
+class Halving:
+    """Successive halving (Jamieson and Talwalkar, 2016): at each rung all but one in `factor` trials leave."""
+
+    first: float = structure(0.1, "share of a trial's steps at which the first rung is", within="(0, 1)")
+    factor: int = structure(3, "how many times fewer trials, and more steps, each rung has", within="[2, inf)")
+    least: int = structure(1, "trials that stay in any case", within="[1, inf)")
+
+    def shares(self) -> list[float]:
+        """The rungs, as shares of a trial's steps."""
+        found = [self.first]
+        while found[-1] * self.factor < 1:
+            found.append(found[-1] * self.factor)
+        return found
+
+
+@config
 class Sweep:
     """Many trials of one experiment, each with other values in some of its fields."""
 
@@ -35,6 +51,11 @@ class Sweep:
     select: Literal["validation/accuracy", "validation/loss"] = structure(
         "validation/accuracy", "what the best trial is best at"
     )
+    halving: Halving | None = structure(None, "let the worse trials leave early; all run to their end if None")
+    judge: int = structure(
+        3, "fresh seeds on which the best values of each program are trained again and judged", within="[0, inf)"
+    )
+    judge_most: int = structure(16, "programs that are judged, the best of them", within="[1, inf)")
     name: str = edge("", "what the sweep is called; the config file's name if empty")
 
 
@@ -49,6 +70,8 @@ class Trial(NamedTuple):
     fingerprint: str
     duplicates: int
     """Later assignments that come to the same experiment, and are not run again."""
+    of: int | None = None
+    """Of a trial with a fresh seed, that whose values it has."""
 
 
 class Group(NamedTuple):

@@ -105,12 +105,7 @@ def evaluate_block(
 
     def one_batch(start):
         indices = start + jnp.arange(size)
-        batch = share(plan, {"inputs": data.inputs[indices], "labels": data.labels[indices]})
-        keys = example_keys(jax.random.key(0), first + indices)
-        inputs = normalise(data.normalisation, batch["inputs"])
-        inputs, labels = experiment.objective.prepare(keys, inputs, batch["labels"], plan.spec)
-        logits, _ = outputs(plan, experiment, frozen, trainable, model_state, inputs, train=False)
-        losses = experiment.objective.losses(logits, labels)
+        losses, logits, labels = _judged(plan, experiment, frozen, trainable, model_state, data, indices, first)
         inside = indices < count
         sums = metrics.batch_sums(losses, logits, labels, inside)
         if not experiment.objective.of_tokens:
@@ -125,10 +120,41 @@ def evaluate_block(
     return totals
 
 
+def _judged(plan: Plan, experiment: Experiment, frozen, trainable, model_state, data: Data, indices, first):
+    """Losses, logits and labels of some examples of `data`."""
+    batch = share(plan, {"inputs": data.inputs[indices], "labels": data.labels[indices]})
+    keys = example_keys(jax.random.key(0), first + indices)
+    inputs = normalise(data.normalisation, batch["inputs"])
+    inputs, labels = experiment.objective.prepare(keys, inputs, batch["labels"], plan.spec)
+    logits, _ = outputs(plan, experiment, frozen, trainable, model_state, inputs, train=False)
+    return experiment.objective.losses(logits, labels), logits, labels
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate_examples(
+    plan: Plan, experiment: Experiment, frozen, trainable, model_state, data: Data, first: jax.Array | int = 0
+) -> dict[str, jax.Array]:
+    """The same for each example by itself: {"loss": float32, "correct": int32, "count": int32}, (examples,) each.
+
+    Of a sequence of tokens they are sums over those that count; of other examples the count is 1.
+    """
+    examples = data.labels.shape[0]
+    size = batch_size(plan, experiment, examples)
+
+    def one_batch(start):
+        judged = _judged(plan, experiment, frozen, trainable, model_state, data, start + jnp.arange(size), first)
+        alone = [array[:, None] for array in judged]
+        return jax.vmap(metrics.batch_sums, (0, 0, 0, None))(*alone, jnp.ones(1, bool))
+
+    batches = jax.lax.map(one_batch, jnp.arange(0, examples, size))
+    return jax.tree.map(lambda column: column.reshape(-1)[:examples], batches)
+
+
 def batch_size(plan: Plan, experiment: Experiment, examples: int) -> int:
-    """Examples evaluated at once: a multiple of the devices."""
+    """Examples evaluated at once: a multiple of the devices, in batches about equally full."""
     devices = 1 if plan.mesh is None else plan.mesh.size
-    size = min(max(experiment.batch_size, LEAST_BATCH), examples)
+    most = min(max(experiment.batch_size, LEAST_BATCH), examples)
+    size = -(-examples // -(-examples // most))
     return -(-size // devices) * devices
 
 

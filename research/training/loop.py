@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data import feeding
-from research.data.base import Loaded
+from research.data.base import Loaded, Normalisation
 from research.errors import UserError
 from research.training import evaluation, metrics
 from research.training.checkpoints import Checkpoints
@@ -163,16 +163,16 @@ def _chunks(
     with contextlib.closing(batches):
         while step < plan.steps:
             end = next_stop(step, (log_every, evaluate_every, evaluation.STREAMED_CHUNK), plan.steps)
-            yield step, [end], _stack(work, [next(batches) for _ in range(end - step)])
+            chunk = stack([next(batches) for _ in range(end - step)], loaded.normalisation)
+            yield step, [end], replicate(plan, chunk)
             step = end
 
 
-def _stack(work: Work, batches: list[dict[str, np.ndarray]]) -> Data:
-    """The batches of a chunk on the device, padded to the length that every chunk has."""
+def stack(batches: list[dict[str, np.ndarray]], normalisation: Normalisation | None) -> Data:
+    """The batches of a chunk, padded to the length that every chunk has."""
     padded = batches + batches[-1:] * (evaluation.STREAMED_CHUNK - len(batches))
     inputs, labels = (np.stack([batch[name] for batch in padded]) for name in ("inputs", "labels"))
-    normalisation = evaluation.as_float32(work.loaded.normalisation)
-    return replicate(work.plan, Data(inputs, labels, normalisation))
+    return Data(inputs, labels, evaluation.as_float32(normalisation))
 
 
 def _watched(work: Work) -> dict[str, Any]:

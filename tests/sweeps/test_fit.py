@@ -1,7 +1,7 @@
 """A trial in a sweep is the trial run alone, and nothing that happens to its neighbours touches it."""
 
 import dataclasses
-import json
+import itertools
 from pathlib import Path
 
 import jax
@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from research.config import override
+from research.data import Digits
+from research.data.base import Streamed
+from research.jsonl import read_rows
 from research.models import ConvNet
-from research.sweeps import Sweep, grid, log_uniform, product, repeat, trials, where
-from research.sweeps import run as module
-from research.sweeps.fit import Edge, fit
-from research.sweeps.lanes import advance, begin, make_lanes
+from research.parameters.partition import Partition, freeze, train
+from research.sweeps import Sweep, grid, trials
+from research.sweeps.fit import Edge, Pack
+from research.sweeps.lanes import _advance, advance, begin, make_lanes, make_program
 from research.training import SGD, EarlyStopping, Momentum, run, steps
+from research.training.checkpoints import Checkpoints
 from research.training.evaluation import to_device
 from research.training.loop import lengths
 from research.training.plan import boundary, make_plan
@@ -26,14 +30,25 @@ def base(base):
     return dataclasses.replace(base, duration=steps(20), log_every=steps(5), evaluate_every=steps(10))
 
 
-def fitted(experiments, interrupted=lambda: None):
-    """The rows of trials of one structure, and those of their metrics."""
+def pack_of(experiments, how="map", devices=2, capacity=0):
+    """A pack of trials of one structure."""
     sweep = Sweep(base=experiments[0], space=grid("seed", 0))
     (trial,) = trials(sweep)
     members = [trial._replace(index=i, experiment=e) for i, e in enumerate(experiments)]
-    loaded, written = experiments[0].data.load(), []
-    edge = Edge(written.append, lambda *_: None, interrupted)
-    return fit(make_plan(experiments[0], loaded), members, loaded, edge), written
+    loaded = experiments[0].data.load()
+    program = make_program(make_plan(experiments[0], loaded), experiments, jax.devices()[:devices], how)
+    return Pack(program, members, loaded, capacity)
+
+
+def quiet(written, interrupted=lambda: None, **more):
+    return Edge(written.append, lambda *_: None, interrupted, **more)
+
+
+def fitted(experiments, **how):
+    """The rows of trials of one structure, and those of their metrics."""
+    pack, written = pack_of(experiments, **how), []
+    assert pack.advance(pack.plan.steps, quiet(written))
+    return pack.finish().rows, written
 
 
 @pytest.mark.parametrize(
@@ -45,7 +60,8 @@ def fitted(experiments, interrupted=lambda: None):
         ("convnet", [("seed", 0), ("seed", 5)]),
     ],
 )
-def test_twenty_steps_side_by_side_are_those_of_each_alone(base, changes, model):
+@pytest.mark.parametrize(("how", "devices"), [("map", 1), ("map", 2), ("vmap", 1)])
+def test_twenty_steps_together_are_those_of_each_alone(base, changes, model, how, devices):
     if model == "convnet":
         convolutional = ConvNet(features=(4,), hidden=(), norm="batch", dropout=0.2)
         base = dataclasses.replace(base, model=convolutional, optimizer=Momentum(learning_rate=0.05))
@@ -53,14 +69,16 @@ def test_twenty_steps_side_by_side_are_those_of_each_alone(base, changes, model)
     loaded = base.data.load()
     plan = make_plan(base, loaded)
     data = to_device(plan, loaded.splits["train"], loaded.normalisation)
-    lanes = make_lanes(plan, experiments)
-    frozen, states = begin(lanes, len(experiments))
+    lanes = make_lanes(make_program(plan, experiments, jax.devices()[:devices], how), experiments, capacity=4)
+    frozen, states = begin(lanes)
+    data = jax.device_put(data, lanes.program.everywhere())
     states, _ = advance(lanes, frozen, states, data, lengths(0, [7, 20]))
-    for i, experiment in enumerate(experiments):
+    data = to_device(plan, loaded.splits["train"], loaded.normalisation)
+    for place, experiment in zip(lanes.places, experiments, strict=True):
         state, own = initial_state(plan, boundary(experiment))
         state, _ = train_chunk(plan, boundary(experiment), own, state, data, lengths(0, [20]))
         for path, value in {**state.trainable, **state.model_state}.items():
-            together = {**states.trainable, **states.model_state}[path][i]
+            together = {**states.trainable, **states.model_state}[path][place]
             np.testing.assert_allclose(together, value, atol=1e-5, err_msg=path)
 
 
@@ -74,7 +92,7 @@ def test_final_figures_are_those_of_the_solo_run(base, tmp_path):
         assert rows[i]["best_step"] == alone["best"]["step"]
         assert rows[i]["validation"]["accuracy"] == pytest.approx(alone["best"]["value"])
         assert rows[i]["test"]["loss"] == pytest.approx(alone["test"]["loss"], abs=1e-5)
-        told = read(Path(alone["folder"]), "metrics.jsonl")
+        told = read_rows(Path(alone["folder"], "metrics.jsonl"))
         ours = [row for row in metrics if row["trial"] == i]
         assert [(row["step"], row["split"]) for row in ours] == [(row["step"], row["split"]) for row in told]
         for mine, its in zip(ours, told, strict=True):
@@ -104,126 +122,94 @@ def test_a_trial_that_runs_out_of_patience_stops_alone(base):
 
 
 def test_what_all_share_is_not_mapped_over(base):
-    loaded = base.data.load()
-    plan = make_plan(base, loaded)
+    plan = make_plan(base, base.data.load())
     rates = [override(base, "optimizer.learning_rate", rate) for rate in (0.1, 0.2)]
-    assert [leaf.shape for leaf in make_lanes(plan, rates).own] == [(2,)]
-    assert not make_lanes(plan, rates).program.seeded
-    assert make_lanes(plan, [override(base, "seed", seed) for seed in (1, 2)]).program.seeded
+    program = make_program(plan, rates, jax.devices()[:1], "map")
+    assert [leaf.shape for leaf in make_lanes(program, rates).own] == [(2,)]
+    assert not program.seeded
+    assert make_program(plan, [override(base, "seed", seed) for seed in (1, 2)], jax.devices()[:1], "map").seeded
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The whole sweep
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_pack_saved_and_restored_goes_on_bit_for_bit(base, tmp_path, at):
+    base = dataclasses.replace(base, log_every=steps(1), evaluate_every=steps(5))
+    experiments = [override(base, "optimizer.learning_rate", rate) for rate in (0.01, 0.1, 0.3)]
+    whole, written = pack_of(experiments), []
+    assert whole.advance(20, quiet(written))
+    left = itertools.chain([None] * at, itertools.repeat("SIGTERM"))
+    stopped = pack_of(experiments)
+    assert not stopped.advance(20, quiet([], lambda: next(left)))
+    assert 0 < stopped.step < 20
+    with Checkpoints(tmp_path) as checkpoints:
+        stopped.save(checkpoints)
+    resumed, again = pack_of(experiments), []
+    resumed.restore(Checkpoints(tmp_path).restore_latest())
+    assert resumed.advance(20, quiet(again))
+    assert [row for row in written if row["step"] > stopped.step] == again
+    a, b = whole.finish(), resumed.finish()
+    assert [row | {"seconds": 0} for row in a.rows] == [row | {"seconds": 0} for row in b.rows]
+    np.testing.assert_array_equal(a.examples["losses"], b.examples["losses"])
 
 
-@pytest.fixture
-def sweep(base):
-    space = product(
-        grid("model.depth", 1, 2), log_uniform("optimizer.learning_rate", 0.01, 0.1, trials=2), repeat("seed", 2)
-    )
-    return Sweep(base=base, space=space, name="tiny")
+@pytest.mark.parametrize("how", ["map", "vmap"])
+def test_those_that_stay_are_not_touched_when_others_leave(base, how):
+    """With parameters frozen that each trial has of its own, and more devices than trials stay."""
+    base = dataclasses.replace(base, partition=Partition(rules=(freeze("block_00/.*"), train("head/.*"))))
+    experiments = [override(base, "seed", seed) for seed in range(5)]
+    pack = pack_of(experiments, how=how)
+    assert pack.advance(10, quiet([]))
+    (gone, *_) = pack.narrow([4, 1, 3])
+    assert (gone["trial"], gone["status"], gone["test"]) == (0, "left early", None)
+    assert pack.advance(20, quiet([]))
+    rows, _ = fitted(experiments, how=how)
+    for row in pack.finish().rows:
+        assert row["validation"]["loss"] == pytest.approx(rows[row["trial"]]["validation"]["loss"], abs=1e-6)
+        assert row["test"]["loss"] == pytest.approx(rows[row["trial"]]["test"]["loss"], abs=1e-6)
 
 
-def read(folder, name):
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+def test_what_a_trial_made_of_each_test_example_adds_up_to_its_figures(base):
+    pack = pack_of([override(base, "seed", seed) for seed in range(3)])
+    assert pack.advance(20, quiet([]))
+    rows, examples = pack.finish()
+    assert examples["trials"].tolist() == [0, 1, 2]
+    for row, correct, losses in zip(rows, examples["correct"], examples["losses"], strict=True):
+        assert correct.mean() == pytest.approx(row["test"]["accuracy"])
+        assert losses.mean() == pytest.approx(row["test"]["loss"], rel=1e-6)
+    assert examples["losses"].std() > 0
 
 
-def test_a_sweep_keeps_a_row_of_each_trial_and_finds_the_best(sweep, tmp_path):
-    summary = module.run(sweep, workdir=str(tmp_path))
-    (folder,) = (tmp_path / "tiny").iterdir()
-    rows = read(folder, "trials.jsonl")
-    assert [row["trial"] for row in rows] == list(range(8))
-    assert {tuple(row["values"]) for row in rows} == {("model.depth", "optimizer.learning_rate", "seed")}
-    best = max(rows, key=lambda row: (row["validation"]["accuracy"], -row["validation"]["loss"]))
-    assert summary["best"]["trial"] == best["trial"]
-    assert [program["done"] for program in summary["programs"]] == [4, 4]
-    metrics = read(folder, "metrics.jsonl")
-    assert {row["trial"] for row in metrics} == set(range(8))
-    for name in ("sweep.json", "environment.json", "summary.json"):
-        assert (folder / name).is_file()
+def test_streamed_data_gives_the_figures_of_data_in_memory(base, monkeypatch):
+    experiments = [override(base, "optimizer.learning_rate", rate) for rate in (0.01, 0.1)]
+    in_memory, _ = fitted(experiments)
+    load = Digits.load
+
+    def streamed(self):
+        loaded = load(self)
+        splits = {
+            name: Streamed(split.labels, np.arange(len(split)), split.shape, split.dtype, split.inputs.__getitem__)
+            for name, split in loaded.splits.items()
+        }
+        return loaded._replace(splits=splits)
+
+    monkeypatch.setattr(Digits, "load", streamed)
+    assert make_plan(base, base.data.load()).streamed
+    for ours, theirs in zip(fitted(experiments)[0], in_memory, strict=True):
+        assert ours["test"] == pytest.approx(theirs["test"], abs=1e-6)
+        assert ours["validation"] == pytest.approx(theirs["validation"], abs=1e-6)
 
 
-def test_the_same_sweep_again_runs_nothing(sweep, tmp_path, monkeypatch):
-    first = module.run(sweep, workdir=str(tmp_path))
-    monkeypatch.setattr(module.fit, "fit", lambda *_: pytest.fail("a trial was run again"))
-    assert module.run(sweep, workdir=str(tmp_path)) == first
-    assert len(list((tmp_path / "tiny").iterdir())) == 1
+def test_one_compiled_program_serves_any_number_of_trials(base):
+    experiments = [override(base, "seed", seed) for seed in range(6)]
+    program = make_program(make_plan(base, base.data.load()), experiments, jax.devices()[:2], "map")
+    before = _advance._cache_size()
+    for count in (6, 1, 3):
+        lanes = make_lanes(program, experiments[:count], capacity=6)
+        frozen, states = begin(lanes)
+        data = jax.device_put(to_device(program.plan, *loaded_train(base)), program.everywhere())
+        advance(lanes, frozen, states, data, lengths(0, [1]))
+    assert _advance._cache_size() == before + 1
 
 
-def test_a_larger_sweep_runs_what_is_new_alone(sweep, tmp_path, monkeypatch):
-    module.run(sweep, workdir=str(tmp_path))
-    ran = []
-
-    def watched(plan, trials, *rest):
-        ran.extend(trial.assignment["seed"] for trial in trials)
-        return fit(plan, trials, *rest)
-
-    monkeypatch.setattr(module.fit, "fit", watched)
-    larger = override(sweep, "space.spaces.2.times", 3)
-    summary = module.run(larger, workdir=str(tmp_path))
-    assert ran == [2] * 4
-    assert summary["done"] == 12
-
-
-def test_an_interrupted_sweep_goes_on_where_it_was(sweep, tmp_path, monkeypatch):
-    whole = module.run(sweep, workdir=str(tmp_path / "whole"))
-    calls = []
-
-    def second_interrupted(*arguments):
-        calls.append(1)
-        return None if len(calls) == 2 else fit(*arguments)
-
-    monkeypatch.setattr(module.fit, "fit", second_interrupted)
-    stopped = module.run(sweep, workdir=str(tmp_path / "parts"))
-    assert (stopped["reason"], stopped["done"]) == ("interrupted", 4)
-    finished = module.run(sweep, workdir=str(tmp_path / "parts"))
-    assert (finished["reason"], finished["done"]) == ("finished", 8)
-    for a, b in zip(
-        *(read(next((tmp_path / part / "tiny").iterdir()), "trials.jsonl") for part in ("whole", "parts")), strict=True
-    ):
-        assert a | {"seconds": 0} == b | {"seconds": 0}
-    assert finished["best"]["trial"] == whole["best"]["trial"]
-
-
-def test_rows_of_unfinished_trials_are_dropped_before_they_are_written_again(sweep, tmp_path):
-    module.run(sweep, workdir=str(tmp_path))
-    (folder,) = (tmp_path / "tiny").iterdir()
-    lines = (folder / "trials.jsonl").read_text().splitlines(keepends=True)
-    (folder / "trials.jsonl").write_text("".join(lines[:4]))  # as if it had been killed in the second program
-    before = len(read(folder, "metrics.jsonl"))
-    module.run(sweep, workdir=str(tmp_path))
-    assert len(read(folder, "metrics.jsonl")) == before
-
-
-def test_a_space_with_a_lambda_can_be_run(base, tmp_path):
-    space = where(grid("model.depth", 1, 2), lambda values: values["model.depth"] < 2)
-    summary = module.run(Sweep(base=base, space=space, name="lambda"), workdir=str(tmp_path))
-    assert (summary["reason"], summary["done"]) == ("finished", 1)
-    assert module.run(Sweep(base=base, space=space, name="lambda"), workdir=str(tmp_path)) == summary
-
-
-def test_trials_are_cut_into_batches_that_fit(sweep, tmp_path, monkeypatch):
-    sizes = []
-
-    def watched(plan, trials, *rest):
-        sizes.append(len(trials))
-        return fit(plan, trials, *rest)
-
-    monkeypatch.setattr(module.fit, "fit", watched)
-    monkeypatch.setattr(module, "MOST_AT_ONCE", 3)
-    module.run(sweep, workdir=str(tmp_path))
-    assert sizes == [2, 2, 2, 2]  # of four, as equal as they come
-
-
-def test_a_program_that_cannot_be_built_fails_alone(base, tmp_path):
-    from research.models import BERT, MLP
-
-    summary = module.run(
-        Sweep(base=base, space=grid("model", MLP(depth=1, width=4), BERT(depth=1)), name="mixed"),
-        workdir=str(tmp_path),
-    )
-    (folder,) = (tmp_path / "mixed").iterdir()
-    statuses = {row["status"] for row in read(folder, "trials.jsonl")}
-    assert statuses == {"finished", "failed"}
-    assert summary["reason"] == "finished"
-    assert jax.tree.leaves(summary["best"]["validation"])
+def loaded_train(base):
+    loaded = base.data.load()
+    return loaded.splits["train"], loaded.normalisation

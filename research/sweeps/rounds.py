@@ -1,0 +1,394 @@
+"""How the trials of a sweep are run: in packs, each program compiled while others run.
+
+    with compiling(session):
+        search(session) and judge(session, judged(session))
+
+A round takes some trials to their end. Those of one program that fit into memory side by side are a pack; packs follow
+one another, and the next are compiled meanwhile. Under successive halving all packs go from rung to rung together, and
+at each the worse trials of the whole sweep leave.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from research.commandline.loading import blaming_if_there
+from research.config import fingerprint, override
+from research.data.base import Loaded
+from research.errors import UserError
+from research.sweeps import display, fit, lanes
+from research.sweeps.ledger import Ledger, read_decision, write_decision
+from research.sweeps.plan import Row, SweepPlan
+from research.sweeps.shelf import Shelf
+from research.sweeps.sweep import Trial, groups
+from research.training.checkpoints import Checkpoint, Checkpoints
+from research.training.experiment import Experiment
+from research.training.plan import milestones
+
+SHARE_OF_MEMORY = 0.5
+"""Of the memory that is free, what the trials that are run side by side may take."""
+MOST_AT_ONCE = 256
+SAVE_EVERY = 60.0
+"""Seconds after which what is under way is saved again."""
+
+
+@dataclasses.dataclass
+class Session:
+    """A sweep that is being run."""
+
+    plan: SweepPlan
+    shelf: Shelf
+    ledger: Ledger
+    progress: display.Progress
+    interrupted: Any
+    config_file: Path | None
+    compiler: ThreadPoolExecutor | None = None
+    capacities: dict[Any, int] = dataclasses.field(default_factory=dict)
+    """Lanes that the compiled program of each structure has."""
+
+    def row(self, trial: Trial) -> tuple[int, Row]:
+        """The program of a trial, and its number."""
+        return self._rows[jax.tree.structure(trial.experiment)]
+
+    def __post_init__(self):
+        self._rows = {
+            jax.tree.structure(row.group.experiment): (number, row) for number, row in enumerate(self.plan.rows)
+        }
+
+
+@contextlib.contextmanager
+def compiling(session: Session) -> Iterator[None]:
+    """With threads that compile programs while others run."""
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compiling") as session.compiler:
+        try:
+            yield
+        finally:
+            session.compiler.shutdown(wait=True, cancel_futures=True)
+
+
+def search(session: Session) -> bool:
+    """Runs the trials of the space; False if interrupted."""
+    for row in session.plan.rows:
+        for trial in row.group.trials if row.problems else ():
+            if trial.fingerprint not in session.ledger.done:
+                _record(session, [_failed(trial, row.problems)], {trial.index: trial}, None)
+    trials = [trial for trial in session.plan.trials if not session.row(trial)[1].problems]
+    return _run(session, trials, halving=session.plan.sweep.halving is not None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Judgement on fresh seeds
+
+
+def judged(session: Session) -> dict[int, list[Trial]]:
+    """For each program the trials that judge it: its best values by validation, with seeds that were not used."""
+    sweep, done = session.plan.sweep, session.ledger.done
+    metric = sweep.select.removeprefix("validation/")
+    sign = -1 if metric == "loss" else 1
+    ranked = []
+    for number, row in enumerate(session.plan.rows):
+        values: dict[str, list[tuple[Trial, float]]] = {}
+        for trial in row.group.trials:
+            told = done.get(trial.fingerprint)
+            if told is not None and told["test"] is not None:
+                alike = fingerprint(override(trial.experiment, "seed", 0))
+                values.setdefault(alike, []).append((trial, sign * told["validation"][metric]))
+        if values:
+            best = max(values.values(), key=lambda seeds: sum(score for _, score in seeds) / len(seeds))
+            ranked.append((sum(score for _, score in best) / len(best), number, best[0][0]))
+    chosen = sorted(ranked, key=lambda entry: entry[0], reverse=True)[: sweep.judge_most]
+    first = max((trial.experiment.seed for trial in session.plan.trials), default=0) + 1
+    index = max(trial.index for trial in session.plan.trials) + 1
+    found: dict[int, list[Trial]] = {}
+    for number, trial in sorted((number, trial) for _, number, trial in chosen):
+        found[number] = []
+        for seed in range(first, first + sweep.judge):
+            experiment = override(trial.experiment, "seed", seed)
+            assignment = {**trial.assignment, "seed": seed}
+            found[number].append(Trial(index, assignment, experiment, fingerprint(experiment), 0, of=trial.index))
+            index += 1
+    return found
+
+
+def judge(session: Session, judged: Mapping[int, Sequence[Trial]]) -> bool:
+    """Runs the trials that judge; False if interrupted."""
+    trials = [trial for several in judged.values() for trial in several]
+    return not trials or _run(session, trials, halving=False)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A round
+
+
+def _run(session: Session, trials: Sequence[Trial], *, halving: bool) -> bool:
+    """Runs those of some trials that are not done; False if interrupted."""
+    left = session.ledger.left(trials)
+    session.progress.expect(len(trials), len(trials) - len(left))
+    if halving:
+        return _run_by_rungs(session, left)
+    return all(_to_the_end(session, task) for task in _tasks(session, left))
+
+
+@dataclasses.dataclass
+class _Task:
+    """A pack that is to be run."""
+
+    pack: fit.Pack
+    number: int
+    """Of its program."""
+    row: Row
+    compiled: Future
+    """Gives the bytes it needs on each device."""
+    saved: Checkpoint | None
+    folder: Path
+    """Where it is saved."""
+    begun: bool = False
+    saved_at: float = dataclasses.field(default_factory=time.monotonic)
+
+
+def _tasks(session: Session, trials: Sequence[Trial]) -> Iterator[_Task]:
+    """The packs of some trials, those first that were under way; the next are compiled while one is run."""
+    by_mark = {trial.fingerprint: trial for trial in trials}
+    batches = []
+    for folder, saved in session.ledger.take_saved(by_mark):
+        batches.append(([by_mark.pop(lane["fingerprint"]) for lane in saved.about["lanes"]], saved, folder))
+    for group in groups(by_mark.values()):
+        size = _size(session, group.trials)
+        batches += [(list(group.trials[i : i + size]), None, None) for i in range(0, len(group.trials), size)]
+    ahead: deque[_Task] = deque()
+    waiting = deque(batches)
+    while waiting or ahead:
+        while waiting and len(ahead) <= (os.cpu_count() or 1):
+            try:
+                ahead.append(_task(session, *waiting.popleft()))
+            except UserError as error:
+                _fail(session, batches[len(batches) - len(waiting) - 1][0], error)
+        if ahead:
+            yield ahead.popleft()
+
+
+def _task(session: Session, trials: list[Trial], saved: Checkpoint | None, folder: Path | None) -> _Task:
+    number, row = session.row(trials[0])
+    loaded = session.shelf.load(trials[0].experiment.data)
+    with blaming_if_there(session.config_file):
+        pack = _pack(session, row, trials, loaded)
+    compiled = session.compiler.submit(pack.compile_ahead)
+    return _Task(pack, number, row, compiled, saved, folder or session.ledger.checkpoints_of(trials))
+
+
+def _pack(session: Session, row: Row, trials: Sequence[Trial], loaded: Loaded) -> fit.Pack:
+    """A pack whose program also serves the other trials of its structure, and fresh seeds."""
+    experiments: list[Experiment] = [trial.experiment for trial in row.group.trials]
+    if session.plan.sweep.judge:
+        experiments.append(override(experiments[0], "seed", max(experiment.seed for experiment in experiments) + 1))
+    how = fit.default_how()
+    program = lanes.make_program(row.plan, experiments, jax.local_devices(), how)
+    structure = jax.tree.structure(experiments[0])
+    capacity = session.capacities.setdefault(structure, max(len(trials), session.plan.sweep.judge))
+    return fit.Pack(program, trials, loaded, capacity if how == "map" else 0)
+
+
+def _size(session: Session, trials: Sequence[Trial]) -> int:
+    """How many trials of a program make a pack: in as few and equal packs as fit into memory."""
+    row = session.row(trials[0])[1]
+    memory, devices = row.inspection.memory, len(jax.local_devices())
+    of_state = 2 * memory.parameters + memory.optimizer  # the best are kept beside
+    at_once = memory.total - memory.parameters - memory.optimizer
+    budget = SHARE_OF_MEMORY * free_memory()
+    if fit.default_how() == "map":
+        most = (budget - devices * at_once) / max(of_state, 1)
+    else:
+        most = budget / max(of_state + at_once, 1)
+    most = max(1, min(MOST_AT_ONCE, int(most)))
+    count = math.ceil(len(trials) / most)
+    if row.plan.streamed:  # they share the batches as these come
+        seeds = {trial.experiment.data_seed for trial in trials}
+        return 1 if len(seeds) > 1 else math.ceil(len(trials) / count)
+    return math.ceil(len(trials) / count)
+
+
+def free_memory() -> float:
+    """Bytes that the device has left."""
+    told = jax.devices()[0].memory_stats()
+    if told and "bytes_limit" in told:
+        return told["bytes_limit"] - told.get("bytes_in_use", 0)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # not every system tells
+        return 4e9
+
+
+def _to_the_end(session: Session, task: _Task) -> bool:
+    """Runs a pack; False if interrupted."""
+    trials = task.pack.trials
+    try:
+        if not _advance(session, task, task.pack.plan.steps):
+            return False
+        with blaming_if_there(session.config_file):
+            outcome = task.pack.finish()
+    except UserError as error:
+        _fail(session, trials, error)
+        return True
+    except OutOfMemory:
+        return _in_halves(session, task)
+    _close(session, task, outcome)
+    return True
+
+
+def _close(session: Session, task: _Task, outcome: fit.Outcome) -> None:
+    """Notes what came of a pack, and forgets how far it was."""
+    by_index = {trial.index: trial for trial in task.pack.trials}
+    _record(session, outcome.rows, by_index, outcome.examples)
+    shutil.rmtree(task.folder, ignore_errors=True)
+    session.progress.end(outcome.rows, task.pack.best_accuracy())
+
+
+class OutOfMemory(Exception):
+    """A pack does not fit into memory."""
+
+
+def _advance(session: Session, task: _Task, until: int) -> bool:
+    """Takes a pack up to a step; what is under way when it is interrupted is saved. False if interrupted."""
+    pack = task.pack
+    if not task.begun:
+        task.begun = True
+        session.progress.begin(task.number + 1, len(session.plan.rows), task.row.values, len(pack.trials))
+    with blaming_if_there(session.config_file):
+        needed = task.compiled.result()
+    if needed > free_memory() and len(pack.trials) > 1:
+        raise OutOfMemory
+    with Checkpoints(task.folder) as checkpoints, _telling_of_memory():
+        if task.saved is not None:
+            pack.restore(task.saved)
+            task.saved = None
+
+        def save() -> None:
+            session.ledger.metrics.sync()
+            pack.save(checkpoints)
+            task.saved_at = time.monotonic()
+
+        def pause(_) -> None:
+            if time.monotonic() - task.saved_at > SAVE_EVERY:
+                save()
+
+        edge = fit.Edge(session.ledger.metrics.write, session.progress.update, session.interrupted, pause)
+        with blaming_if_there(session.config_file):
+            arrived = pack.advance(until, edge)
+        if pack.step and (not arrived or until < pack.plan.steps):
+            save()
+        return arrived
+
+
+@contextlib.contextmanager
+def _telling_of_memory() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise OutOfMemory from error
+        raise
+
+
+def _in_halves(session: Session, task: _Task) -> bool:
+    """Runs the trials of a pack that was too large in two that are half as large; False if interrupted."""
+    trials = task.pack.trials
+    shutil.rmtree(task.folder, ignore_errors=True)
+    if len(trials) == 1:
+        _fail(session, trials, UserError("out of memory, with this trial alone; a smaller batch_size may help"))
+        return True
+    half = math.ceil(len(trials) / 2)
+    session.progress.note(f"out of memory with {len(trials)} trials at once; going on with {half}")
+    session.capacities[jax.tree.structure(trials[0].experiment)] = half
+    session.ledger.forget([trial.index for trial in trials])
+    task.pack = None  # lets its arrays go
+    return all(_to_the_end(session, _task(session, part, None, None)) for part in (trials[:half], trials[half:]))
+
+
+def _fail(session: Session, trials: Sequence[Trial], error: UserError) -> None:
+    """Notes that trials failed, and why; the others go on."""
+    rows = [_failed(trial, error.problems) for trial in trials]
+    _record(session, rows, {trial.index: trial for trial in trials}, None)
+    session.progress.end(rows, None)
+
+
+def _failed(trial: Trial, problems: Sequence[str]) -> dict[str, Any]:
+    """The row of a trial that cannot be run."""
+    nothing = {"steps": 0, "best_step": None, "validation": None, "test": None, "train": None, "seconds": 0.0}
+    about = {"trial": trial.index, "fingerprint": trial.fingerprint, "status": "failed"}
+    return {**about, **nothing, "problems": list(problems)}
+
+
+def _record(session: Session, rows: Sequence[dict[str, Any]], trials: Mapping[int, Trial], examples: Any) -> None:
+    """Keeps what came of trials, by their numbers."""
+    told = []
+    for row in rows:
+        trial = trials[row["trial"]]
+        stage = "search" if trial.of is None else "judgement"
+        about = {"stage": stage, "of": trial.of, "program": session.row(trial)[0]}
+        told.append(row | about | {"values": display.plain_values(trial)})
+    session.ledger.record(told, examples)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Successive halving
+
+
+def _run_by_rungs(session: Session, trials: Sequence[Trial]) -> bool:
+    """Runs trials from rung to rung, the worse of them leaving at each; False if interrupted."""
+    halving, everything = session.plan.sweep.halving, len(session.plan.trials)
+    tasks = list(_tasks(session, trials))
+    for rung, share in enumerate(halving.shares()):
+        for task in list(tasks):
+            until = _rung_step(task.pack, share)
+            try:
+                if task.pack.step < until and not task.pack.is_done and not _advance(session, task, until):
+                    return False
+            except (UserError, OutOfMemory) as error:
+                told = error if isinstance(error, UserError) else UserError("out of memory")
+                _fail(session, task.pack.trials, told)
+                tasks.remove(task)
+        name = f"{share:.6g}"
+        stay = read_decision(session.ledger.folder, name)
+        if stay is None:
+            scored = [
+                (score, trial.fingerprint)
+                for task in tasks
+                for score, trial in zip(task.pack.scores(), task.pack.trials, strict=True)
+            ]
+            count = max(halving.least, math.ceil(everything / halving.factor ** (rung + 1)))
+            stay = [mark for _, mark in sorted(scored, key=lambda entry: (-entry[0], entry[1]))[:count]]
+            write_decision(session.ledger.folder, name, stay)
+        tasks = [task for task in tasks if _narrow(session, task, set(stay))]
+    return all(_to_the_end(session, task) for task in tasks)
+
+
+def _rung_step(pack: fit.Pack, share: float) -> int:
+    """The first evaluation after a share of the steps."""
+    _, every = milestones(pack.trials[0].experiment, pack.plan)
+    return min(pack.plan.steps, math.ceil(share * pack.plan.steps / every) * every)
+
+
+def _narrow(session: Session, task: _Task, stay: set[str]) -> bool:
+    """Lets the trials leave that do not stay; whether any do."""
+    trials = task.pack.trials
+    indices = [i for i, trial in enumerate(trials) if trial.fingerprint in stay]
+    if len(indices) < len(trials):
+        rows = task.pack.narrow(indices)
+        _record(session, rows, {trial.index: trial for trial in trials}, None)
+        session.progress.end(rows, None)
+        if not indices:
+            shutil.rmtree(task.folder, ignore_errors=True)
+            return False
+        with Checkpoints(task.folder) as checkpoints:
+            task.pack.save(checkpoints)
+    return True

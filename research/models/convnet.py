@@ -36,6 +36,7 @@ class ConvNet(Model):
     convolutions: int = structure(1, "convolutions in each stage", within="[1, inf)")
     kernel_size: int = structure(3, "positions a kernel covers in each dimension", within="[1, inf)")
     padding: Literal["SAME", "VALID"] = structure("SAME", "zeros around the inputs to keep their size, or none")
+    residual: bool = structure(False, "add each convolution's input to its output, where their shapes agree")
     pooling: Literal["max", "average"] | None = structure("max", "what ends each stage: windows of 2, stride 2")
     head: Literal["flatten", "average"] = structure(
         "flatten",
@@ -99,7 +100,7 @@ class _Stage(nn.Module):
     @nn.compact
     def __call__(self, outputs: Array) -> Array:
         config = self.config
-        how = {"kernel_size": config.kernel_size, "padding": config.padding}
+        how = {"kernel_size": config.kernel_size, "padding": config.padding, "residual": config.residual}
         outputs = convolutions(config.convolutions, config, outputs, self.features, self.train, **how)
         match config.pooling:
             case "max":

@@ -106,25 +106,43 @@ class Convolution(nn.Module):
 
 
 def convolutions(
-    count: int, config: Any, outputs: Array, features: int, train: bool, *, kernel_size: int, padding: str = "SAME"
+    count: int,
+    config: Any,
+    outputs: Array,
+    features: int,
+    train: bool,
+    *,
+    kernel_size: int,
+    padding: str = "SAME",
+    residual: bool = False,
 ) -> Array:
     """Convolutions one after another in a module's `__call__`, with the norm and activation that a config names.
 
     They are convolution_0, norm_0, convolution_1, ...: inputs (batch, *spatial, in) to (batch, *spatial, features).
+    Residual ones are added to their inputs before the activation, where the shapes agree (He et al., 2016). Their
+    kernels begin smaller, by the square root of their number, so that the sum does not grow with it.
     """
+    initial = initializer(config.activation, config.initializer)
     for index in range(count):
+        inputs = outputs
+        adds = residual and inputs.shape[-1] == features and padding == "SAME"
         outputs = Convolution(
             features,
             kernel_size,
             padding=padding,
             use_bias=config.norm != "batch",  # batch norm would subtract it
-            kernel_init=initializer(config.activation, config.initializer),
+            kernel_init=_smaller(initial, count) if adds else initial,
             name=f"convolution_{index}",
         )(outputs)
         if config.norm is not None:
             outputs = norm(config.norm, features, train, name=f"norm_{index}")(outputs)
-        outputs = activate(config.activation, outputs)
+        outputs = activate(config.activation, inputs + outputs if adds else outputs)
     return outputs
+
+
+def _smaller(initial: Callable[..., Array], count: int) -> Callable[..., Array]:
+    """An initializer whose values are divided by the square root of a number."""
+    return lambda *arguments, **options: initial(*arguments, **options) / math.sqrt(count)
 
 
 def check_positions(name: str, shape: tuple[int, ...]) -> None:

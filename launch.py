@@ -123,6 +123,10 @@ def _run_config(arguments: Arguments, command: Sequence[str]) -> None:
     kind, actions = next((kind, actions) for kind, actions in _actions_on_configs().items() if isinstance(config, kind))
     if arguments.mode not in actions:
         raise UserError(f"--mode {arguments.mode}: {path} returns a {kind.__name__}, for which there is no such mode")
+    if arguments.executor != "process" and kind.__name__ != "Sweep":
+        raise UserError(
+            f"--executor {arguments.executor}: {path} returns a {kind.__name__}, which is run in this process"
+        )
     actions[arguments.mode](arguments, command, config, path, changes)
 
 
@@ -187,7 +191,8 @@ def _train_sweep(arguments: Arguments, command: Sequence[str], config: Any, path
     if arguments.tensorboard:
         raise UserError(f"--tensorboard: {path} returns a Sweep, whose metrics are in one table")
     options = {"workdir": arguments.workdir, "config_file": path, "command": list(command), "changes": changes}
-    display.show_summary(display.console(), run.run(_named(config, path), **options))
+    summary = run.run(_named(config, path), executor=arguments.executor, **options)
+    display.show_summary(display.console(), summary)
 
 
 def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:

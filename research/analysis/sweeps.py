@@ -1,30 +1,58 @@
-"""A sweep's folder as a table, a figure and a page: what each value that was tried came to.
+"""A sweep's folder, read: the trials that are done, the programs they ran, and how each did on each test example.
 
-trials = load_trials("runs/depth_sweep")                       # a row a trial: values and figures
-trials.groupby("model.convolutions")["validation.accuracy"].max()
-draw_sweep("runs/depth_sweep").savefig("sweep.png")
+    trials = load_trials("runs/depth_sweep")                       # a row a trial: values and figures
+    trials.groupby("model.convolutions")["validation.accuracy"].max()
+
+A sweep first searches: trials over its whole space, of which each program's best values are chosen by validation. Then
+it judges: these values are trained again on seeds that had no say in the choice. `stage` tells the two apart.
 """
 
-import base64
-import html
-import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from research.errors import UserError
 from research.jsonl import folders_holding, read_json, read_rows
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-TRIAL, BEST = "#9db8cf", "#0b6fb8"
-COLUMNS = ("trial", "status", "steps", "best_step", "seconds")
-PANELS = 6
-"""Fields that are drawn, at most."""
-TRIALS_SHOWN = 50
+COLUMNS = ("trial", "stage", "program", "of", "status", "steps", "best_step", "seconds")
+SPLITS = ("validation", "test", "train")
+
+
+class SweepFolder(NamedTuple):
+    """What a sweep's folder holds, but for metrics and examples."""
+
+    path: Path
+    name: str
+    select: str
+    """What its best trial is best at: "validation/accuracy" or "validation/loss"."""
+    rows: list[dict[str, Any]]
+    """Of trials.jsonl, with `stage` and `program` in each."""
+    programs: list[dict[str, Any]]
+    """Of its plan; empty if the folder has no sweep.json."""
+    base: dict[str, Any] | None
+    """The config that trials have in common."""
+    shape: tuple[int, ...] | None
+    """Of an example."""
+    planned: int | None
+    """Trials that the search is to have."""
+    reason: str
+    """How it ended; "" if it is under way or was killed."""
+
+    @property
+    def measure(self) -> str:
+        """What networks are judged by: "accuracy" or "loss"."""
+        return self.select.rpartition("/")[2]
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return -1 if self.measure == "loss" else 1
 
 
 def find_sweep(folder: Path | str) -> Path:
@@ -38,131 +66,151 @@ def find_sweep(folder: Path | str) -> Path:
     return max(found, key=lambda path: path.name)
 
 
+def read_sweep(folder: Path | str) -> SweepFolder:
+    """The newest sweep in `folder`. Raises UserError as `find_sweep`, and for a file that is damaged."""
+    path = find_sweep(folder)
+    told = read_json(path / "sweep.json") if (path / "sweep.json").exists() else {}
+    summary = read_json(path / "summary.json") if (path / "summary.json").exists() else {}
+    plan, sweep = told.get("plan") or {}, told.get("sweep") or {}
+    programs = plan.get("programs") or []
+    return SweepFolder(
+        path=path,
+        name=str(summary.get("name") or plan.get("name") or path.absolute().parent.name),
+        select=plan.get("select") or summary.get("select") or "validation/accuracy",
+        rows=_rows(path, programs),
+        programs=programs,
+        base=plan.get("base") or sweep.get("base"),
+        shape=tuple(told["data"]["shape"]) if told.get("data") else None,
+        planned=sum(len(program["trials"]) for program in programs) or summary.get("trials"),
+        reason=summary.get("reason", ""),
+    )
+
+
+def _rows(path: Path, programs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The trials, each once, in the order of their indices; what older folders leave out is filled in."""
+    known = {trial["fingerprint"]: i for i, program in enumerate(programs) for trial in program["trials"]}
+    rows = {}
+    for told in read_rows(path / "trials.jsonl"):
+        row = {"stage": "search", "of": None, **told}
+        if row.get("program") is None:
+            row["program"] = known.get(told.get("fingerprint"))
+        rows[row["trial"]] = row
+    return [rows[index] for index in sorted(rows)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Trials
+
+
 def load_trials(folder: Path | str) -> "pandas.DataFrame":
-    """A row for each trial that is done of the newest sweep in `folder`, in the order of its space.
+    """A row for each trial that is done of the newest sweep in `folder`, in the order of its space, then of judgement.
 
     Columns: those of COLUMNS, the values by path ("optimizer.learning_rate"), and figures of the best evaluation
-    ("validation.accuracy") and of the test split at it ("test.accuracy"); NaN for a trial without any. Raises UserError
-    as `find_sweep` does.
+    ("validation.accuracy"), of the test split and of the training split at it ("test.accuracy", "train.loss"); NaN for
+    a trial without any. Raises UserError as `find_sweep` does.
     """
+    return trials_of(read_sweep(folder))
+
+
+def trials_of(sweep: SweepFolder) -> "pandas.DataFrame":
+    """What `load_trials` tells."""
     import pandas
 
     rows = []
-    for told in read_rows(find_sweep(folder) / "trials.jsonl"):
+    for told in sweep.rows:
         row = {name: told.get(name) for name in COLUMNS} | told["values"]
-        for split in ("validation", "test"):
-            row |= {f"{split}.{name}": value for name, value in (told[split] or {}).items()}
+        for split in SPLITS:
+            row |= {f"{split}.{name}": value for name, value in (told.get(split) or {}).items()}
         rows.append(row)
     return pandas.DataFrame(rows)
 
 
 def swept_paths(trials: "pandas.DataFrame") -> list[str]:
     """The fields that differ between trials, in the order of the space, seeds last."""
-    about = {*COLUMNS, *(name for name in trials if name.startswith(("validation.", "test.")))}
+    about = {*COLUMNS, *(name for name in trials if name.startswith(tuple(f"{split}." for split in SPLITS)))}
     differ = [name for name in trials if name not in about and trials[name].astype(str).nunique() > 1]
-    return sorted(differ, key=lambda name: name.endswith("seed"))
+    return sorted(differ, key=is_seed)
 
 
-def draw_sweep(folder: Path | str, metric: str = "validation.accuracy") -> "Figure":
-    """A panel for each swept field: every trial at its value, and the best at each.
+def is_seed(path: str) -> bool:
+    """Whether a field is a seed: "seed", "data_seed"."""
+    return path.endswith("seed")
 
-    Raises UserError as `load_trials` does, and where no trial has such a metric.
+
+def setting(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's values but for its seeds."""
+    return {path: value for path, value in values.items() if not is_seed(path)}
+
+
+def outcomes(sweep: SweepFolder, trials: Iterable[int], what: str) -> dict[int, np.ndarray]:
+    """For each of some trials, "correct" or "losses" of every test example at its best evaluation (examples,).
+
+    Trials whose examples are not kept are left out.
     """
-    from matplotlib.figure import Figure
-
-    trials = load_trials(folder)
-    if metric not in trials or not trials[metric].notna().any():
-        raise UserError(f"{find_sweep(folder)}: no trial has {metric}")
-    paths = swept_paths(trials)[:PANELS] or ["trial"]
-    columns = min(3, len(paths))
-    lines = -(-len(paths) // columns)
-    figure = Figure(figsize=(1.2 + 3.4 * columns, 0.6 + 2.9 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-    for axes, path in zip(panels, paths, strict=False):
-        _draw_field(axes, trials, path, metric)
-    for axes in panels[len(paths) :]:
-        axes.set_visible(False)
-    for axes in panels[::columns]:
-        axes.set_ylabel(metric.replace(".", " "))
-    return figure
+    wanted, found = set(trials), {}
+    for file in sorted(sweep.path.glob("examples/*.npz")):
+        try:
+            with np.load(file) as arrays:
+                here = {int(trial): i for i, trial in enumerate(arrays["trials"]) if int(trial) in wanted}
+                if here:
+                    kept = arrays[what]
+                    found |= {trial: kept[i] for trial, i in here.items()}
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise UserError(f"{file}: damaged or cut off ({error})") from error
+    return found
 
 
-def _draw_field(axes: "Axes", trials: "pandas.DataFrame", path: str, metric: str) -> None:
-    known = trials[trials[metric].notna()]
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known[path])
-    names = list(dict.fromkeys(known[path].astype(str)))
-    places = known[path].astype(float) if numeric else known[path].astype(str).map(names.index)
-    axes.scatter(places, known[metric], s=14, color=TRIAL, linewidths=0, label="a trial")
-    best = known[metric].groupby(places).agg("min" if metric.endswith("loss") else "max").sort_index()
-    axes.plot(best.index, best.to_numpy(), "o-", color=BEST, markersize=4, linewidth=1.4, label="the best")
-    if numeric:
-        values = sorted(set(places))
-        is_log = values[0] > 0 and values[-1] / values[0] >= 8
-        axes.set_xscale("log" if is_log else "linear")
-        if len(values) > 6 or any(value % 1 for value in values):  # they might stand too close for their labels
-            low, high = values[0], values[-1]
-            values = [low * (high / low) ** i if is_log else low + (high - low) * i for i in (0, 1 / 3, 2 / 3, 1)]
-        axes.set_xticks(values, [f"{value:.2g}" if value % 1 else f"{value:g}" for value in values])
-        axes.set_xticks([], minor=True)
-    if not numeric:
-        axes.set_xticks(range(len(names)), [name if len(name) <= 14 else f"{name[:13]}…" for name in names])
-    axes.set_xlabel(path)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="best")
+def metrics_of(sweep: SweepFolder, trials: Iterable[int], split: str, metric: str) -> dict[int, list[tuple]]:
+    """For each of some trials, (step, value) of a metric, in order."""
+    wanted: dict[int, list[tuple]] = {trial: [] for trial in trials}
+    file = sweep.path / "metrics.jsonl"
+    for row in read_rows(file) if file.exists() else ():
+        if row["trial"] in wanted and row.get("split") == split and metric in row:
+            wanted[row["trial"]].append((row["step"], row[metric]))
+    return {trial: sorted(points) for trial, points in wanted.items() if points}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A page
+# Words
 
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; color: #1a1c20 }
-h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem } p { margin: .3rem 0 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid #e6e8eb; white-space: nowrap }
-th { color: #555; border-bottom: 2px solid #c9ccd1 } .wide { overflow-x: auto } img { max-width: 100% }
-"""
+
+def short(path: str, paths: Iterable[str]) -> str:
+    """The last name of a path, with as much before it as tells it from the others."""
+    names = path.split(".")
+    for count in range(1, len(names)):
+        end = ".".join(names[-count:])
+        if sum(other == end or other.endswith(f".{end}") for other in paths) == 1:
+            return end
+    return path
+
+
+def is_numeric(text: str) -> bool:
+    """Whether a value as typed is a number, or some: "16", "1e-3", "(8 16)"."""
+    words = [word for word in re.split(r"[\s,()\[\]]+", text) if word and word != "..."]
+    return bool(words) and all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", word, re.I) for word in words)
+
+
+def si(number: float) -> str:
+    """Three digits and a prefix of the SI: 4.09 G, 7,162."""
+    if abs(number) < 10_000:
+        return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.3g}"
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= 0.9995 * factor:
+            return f"{number / factor:.3g} {prefix}"
+    raise AssertionError
+
+
+def plain(value: Any) -> str:
+    """A value as a person would write it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "none" if value is None else str(value)
 
 
 def report(folder: Path | str) -> str:
-    """A page about the newest sweep in `folder`, with its figure and best trials, that needs nothing else."""
-    path = find_sweep(folder)
-    trials, paths = load_trials(path), swept_paths(load_trials(path))
-    summary = read_json(path / "summary.json") if (path / "summary.json").exists() else {}
-    metric = summary.get("select", "validation/accuracy").replace("/", ".")
-    ordered = trials.sort_values(metric, ascending=metric.endswith("loss"), na_position="last")
-    figures = [name for name in ("validation.accuracy", "test.accuracy", "validation.loss") if name in trials]
-    name = html.escape(str(summary.get("name") or path.parent.name))
-    done = (
-        f"{len(trials):,} of {summary['trials']:,} trials are done" if summary else f"{len(trials):,} trials are done"
-    )
-    bad = int((trials["status"] == "not finite").sum())
-    image = io.BytesIO()
-    draw_sweep(path, metric).savefig(image, dpi=130, format="png")
-    picture = base64.b64encode(image.getvalue()).decode()
-    told = f"{done}{f'; {bad} were not finite' if bad else ''}. Best by {metric.replace('.', ' ')}."
-    table = _table(ordered.head(TRIALS_SHOWN), ["trial", *paths, *figures, "best_step", "status"])
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style>\n'
-        f"<h1>{name}</h1><p>{told}</p>\n"
-        f'<img alt="each swept field against {metric}" src="data:image/png;base64,{picture}">\n'
-        f"<h2>The best {min(TRIALS_SHOWN, len(trials))} trials</h2>"
-        f'<div class="wide">{table}</div>\n'
-        "</html>\n"
-    )
+    """`research.analysis.report.report`, where it was before."""
+    from research.analysis.report import report
 
-
-def _table(trials: "pandas.DataFrame", names: Sequence[str]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    rows = (
-        "".join(f"<td>{html.escape(_cell(name, row[name]))}</td>" for name in names) for _, row in trials.iterrows()
-    )
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None or value != value:  # NaN
-        return ""
-    if name.endswith("accuracy"):
-        return f"{100 * value:.2f} %"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return report(folder)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from research.analysis import draw_sweep, load_trials
-from research.analysis.sweeps import report, swept_paths
+from research.analysis.report import report
+from research.analysis.sweeps import swept_paths
 from research.errors import UserError
 
 
@@ -51,9 +52,8 @@ def test_fields_that_differ_are_drawn_seeds_last(folder):
 
 def test_the_page_has_the_best_first_and_needs_nothing_else(folder):
     page = report(folder)
-    assert "1 were not finite" in page
+    assert "1 not finite" in page
     assert page.index("75.00 %") < page.index("50.00 %") < page.index("25.00 %")
-    assert 'src="data:image/png' in page
     assert "http" not in page.replace("www.w3.org", "")
 
 

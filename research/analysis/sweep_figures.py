@@ -1,0 +1,502 @@
+"""Pictures of a sweep: accuracy and losses by depth, accuracy against cost, what mattered, and how trials learned.
+
+    draw_depth("runs/depth_sweep").savefig("depth.png")
+
+Each takes a sweep's folder, or what `answers` found in it. A series has one colour in all of them; where lines are
+depths, the deeper the warmer.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from research.analysis.answers import Answers, Series, answers, importances, scaling
+from research.analysis.networks import Network
+from research.analysis.sweeps import is_seed, metrics_of, read_sweep, short, si, swept_paths, trials_of
+from research.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#2b7bc4", "#e07a26", "#2f9e72", "#9a63c8", "#d1485f", "#7f8a1e", "#a8673f", "#5d7f92")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+DEPTHS = ("#3f83d6", "#8a66c9", "#d0587a", "#e0852c")
+"""From shallow to deep."""
+QUIET = "#8a8f98"
+TRIAL, BEST = "#9db8cf", "#0b6fb8"
+SIZE = (4.6, 3.5)
+"""Inches."""
+PANELS = 6
+"""Fields that are drawn, at most."""
+LABELS = 40
+"""Networks that are all labelled; of more, those on the front are."""
+SHARES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
+Found = Answers | Path | str
+
+
+def draw_depth(folder: Found) -> "Figure":
+    """The test figure by depth with its 95 % interval, a line a series and a dot a seed.
+
+    Shaded where a feature sees less than the whole input. Raises UserError where no network has come to a figure.
+    """
+    found = _answers(folder)
+    figure, axes = _figure(f"Test {found.measure} by depth", "depth", f"test {found.measure}")
+    shares = _Shares(axes, found)
+    handles = []
+    for i, series in enumerate(found.series):
+        aside = 1.025 ** (i - (len(found.series) - 1) / 2)  # so that intervals do not hide each other
+        depths = np.array([network.depth for network in series.by_depth]) * aside
+        intervals = [found.interval(network) for network in series.by_depth]
+        for depth, network in zip(depths, series.by_depth, strict=True):
+            seeds = network.figures[f"test.{found.measure}"]
+            shares.scatter([depth] * len(seeds), seeds, s=7, color=_colour(i), alpha=0.45, linewidths=0)
+        handles.append(shares.intervals(depths, intervals, i, label=series.name or "95 % interval"))
+        if series.finding != "too thin":
+            _ring(axes, depths[series.by_depth.index(series.enough)], shares.at(found.interval(series.enough).value), i)
+    _depth_axis(axes, found)
+    covers = {series.covers for series in found.series} - {None}
+    if len(covers) == 1:
+        _shade_uncovered(axes, found, covers.pop())
+    shares.finish()
+    if any(series.finding != "too thin" for series in found.series):
+        ring = {"markerfacecolor": "none", "markeredgecolor": QUIET, "linestyle": "none", "markersize": 10}
+        axes.plot([], [], "o", **ring, label="least depth as good as best")
+    _legend(figure, axes)
+    return figure
+
+
+def draw_losses(folder: Found) -> "Figure":
+    """Training and test loss by depth: both rising is degradation, training falling and test rising overfitting."""
+    found = _answers(folder)
+    figure, axes = _figure("Training and test loss by depth", "depth", "loss")
+    has_training, drawn = False, []
+    for i, series in enumerate(found.series):
+        depths = [network.depth for network in series.by_depth]
+        tested = [found.intervals["loss"][network.program] for network in series.by_depth]
+        ends = np.array([[each.value - each.low, each.high - each.value] for each in tested]).T
+        values = np.array([each.value for each in tested])
+        axes.errorbar(depths, values, _above_nothing(ends, values), **_style(i), label=series.name or "test")
+        drawn.append(values)
+        training = [(network.depth, network.mean("train.loss")) for network in series.by_depth]
+        training = [point for point in training if point[1] is not None]
+        if training:
+            has_training = True
+            drawn.append(np.array(training)[:, 1])
+            name = None if series.name else "training"
+            axes.plot(*zip(*training, strict=True), **_style(i, bare=True), linestyle="--", label=name)
+    if any(series.name for series in found.series):
+        axes.plot([], [], color=QUIET, label="test")
+        if has_training:
+            axes.plot([], [], color=QUIET, linestyle="--", label="training")
+    _log_if_wide(axes, np.concatenate(drawn))
+    _depth_axis(axes, found)
+    _legend(figure, axes)
+    return figure
+
+
+def draw_cost(folder: Found) -> "Figure":
+    """The test figure against multiply-adds (or parameters, where those are equal), with the front no other beats."""
+    found = _answers(folder)
+    words = {"multiply_adds": "multiply-adds of an example", "parameters": "parameters"}
+    figure, axes = _figure(f"Test {found.measure} against cost", words[found.cost], f"test {found.measure}")
+    shares = _Shares(axes, found)
+    front = [(getattr(network, found.cost), found.interval(network).value) for network in found.front]
+    if len(front) > 1:
+        axes.step(*_at(shares, front), where="post", color=QUIET, linewidth=5, alpha=0.3, label="front", zorder=0)
+    points = []
+    for i, series in enumerate(found.series):
+        costs = [getattr(network, found.cost) for network in series.networks]
+        intervals = [found.interval(network) for network in series.networks]
+        shares.intervals(costs, intervals, i, label=series.name or "a network", bare=True)
+        points += [
+            (cost, shares.at(each.value), f"{network.depth}", i)
+            for cost, each, network in zip(costs, intervals, series.networks, strict=True)
+            if len(found.networks) <= LABELS or network in found.front
+        ]
+    axes.set_xscale("log")
+    shares.finish()
+    axes.margins(x=0.1)
+    _log_ticks(axes, si)
+    _legend(figure, axes)
+    _label_points(figure, axes, points)
+    return figure
+
+
+def draw_importance(folder: Found, importance: dict[str, float] | None = None) -> "Figure | None":
+    """How much of the variance of trials each swept field explains; None where nothing can be said."""
+    found = _answers(folder)
+    told = list((importances(found.sweep) if importance is None else importance).items())[:8][::-1]
+    if not told:
+        return None
+    figure, axes = _figure("What mattered", f"share of the variance of validation {found.measure}, %", "")
+    names = [short(path, [name for name, _ in told]) for path, _ in told]
+    shares = [100 * share for _, share in told]
+    colours = [QUIET if is_seed(path) else COLOURS[0] for path, _ in told]
+    axes.barh(names, shares, color=colours, height=0.55)
+    for i, share in enumerate(shares):
+        axes.annotate(
+            f"{share:.0f}" if share >= 1 else "<1", (share, i), (4, 0), textcoords="offset points", va="center"
+        )
+    axes.set_xlim(0, max(shares) * 1.12)
+    axes.set_ylim(-0.6, max(len(told), 3) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def draw_values(folder: Found, path: str, series: Series | None = None) -> "Figure":
+    """The validation figure by the values of a swept number, a line a network; seeds are averaged."""
+    found = _answers(folder)
+    series = series or found.series[0]
+    title = f"{found.measure.capitalize()} by {short(path, [path])}"
+    figure, axes = _figure(title, path, f"validation {found.measure}", series)
+    shares, rows = _Shares(axes, found), {}
+    for row in found.sweep.rows:
+        if row["stage"] == "search" and path in row["values"]:
+            rows.setdefault(row["program"], {}).setdefault(row["values"][path], []).append(row["validation"])
+    for network, colour in _by_depth(series):
+        tried = sorted(rows.get(network.program, {}).items())
+        good = [(value, [each[found.measure] for each in told if each]) for value, told in tried]
+        points = [(value, float(np.mean(told))) for value, told in good if told]
+        if points:
+            axes.plot(*_at(shares, points), "o-", color=colour, markersize=3.5, linewidth=1.3, label=f"{network.depth}")
+        lost = [value for value, told in good if not told]
+        axes.plot(lost, [0.03] * len(lost), "x", color=colour, markersize=5, transform=axes.get_xaxis_transform())
+    values = [value for each in rows.values() for value in each]
+    if values and min(values) > 0 and max(values) / min(values) >= 8:
+        axes.set_xscale("log")
+        _log_ticks(axes, "{:g}".format)
+    shares.finish()
+    _legend(figure, axes, "depth")
+    return figure
+
+
+def draw_curves(folder: Found, series: Series | None = None) -> "Figure | None":
+    """The validation figure by step of the trials that networks are judged by: the mean of seeds, and their range.
+
+    None where no metrics are kept.
+    """
+    found = _answers(folder)
+    series = series or found.series[0]
+    trials = [trial for network in series.by_depth for trial in network.trials]
+    points = metrics_of(found.sweep, trials, "validation", found.measure)
+    if not any(len(each) > 1 for each in points.values()):
+        return None
+    figure, axes = _figure(f"Validation {found.measure} by step", "step", f"validation {found.measure}", series)
+    shares = _Shares(axes, found)
+    for network, colour in _by_depth(series):
+        steps: dict[int, list[float]] = {}
+        for trial in network.trials:
+            for step, value in points.get(trial, ()):
+                steps.setdefault(step, []).append(value)
+        if not steps:
+            continue
+        values = [np.array(steps[step]) for step in sorted(steps)]
+        axes.plot(
+            sorted(steps), [shares.at(v.mean()) for v in values], color=colour, linewidth=1.4, label=f"{network.depth}"
+        )
+        ends = [shares.at(v.min()) for v in values], [shares.at(v.max()) for v in values]
+        axes.fill_between(sorted(steps), *ends, color=colour, alpha=0.18, linewidth=0)
+    shares.finish()
+    _legend(figure, axes, "depth")
+    return figure
+
+
+def draw_scaling(folder: Found, series: Series | None = None) -> "Figure | None":
+    """The test loss by size with the power law that is nearest and its 95 % band; None where there is none."""
+    found = _answers(folder)
+    series = series or found.series[0]
+    size, curve = scaling(found, series)
+    if curve.problem:
+        return None
+    words = size.replace("_", " ").replace("flops", "FLOPs")
+    figure, axes = _figure(f"Test loss by {words}", words, "test loss", series)
+    networks = [network for network in series.networks if getattr(network, size)]
+    sizes = np.array([getattr(network, size) for network in networks])
+    intervals = [found.intervals["loss"][network.program] for network in networks]
+    values = np.array([each.value for each in intervals])
+    ends = np.array([[each.value - each.low, each.high - each.value] for each in intervals]).T
+    index = found.series.index(series)
+    axes.errorbar(
+        sizes, values, _above_nothing(ends, values), **_style(index, bare=True), linestyle="none", label="a network"
+    )
+    along = np.geomspace(sizes.min(), sizes.max(), 60)
+    line, low, high = curve.at(along)
+    axes.plot(along, line, color=QUIET, linewidth=1.4, label="power law with a floor")
+    axes.fill_between(along, low, high, color=QUIET, alpha=0.2, linewidth=0)
+    axes.set(xscale="log", yscale="log", ylim=(values.min() / 1.8, values.max() * 1.8))
+    _log_ticks(axes, si)
+    _plain_log(axes)
+    _legend(figure, axes)
+    return figure
+
+
+def draw_sweep(folder: Found, metric: str = "validation.accuracy") -> "Figure":
+    """A panel for each swept field: every trial of the search at its value, and the best at each.
+
+    Raises UserError as `load_trials` does, and where no trial has such a metric.
+    """
+    from matplotlib.figure import Figure
+
+    sweep = folder.sweep if isinstance(folder, Answers) else read_sweep(folder)
+    trials = trials_of(sweep)
+    trials = trials[trials["stage"] == "search"]
+    if metric not in trials or not trials[metric].notna().any():
+        raise UserError(f"{sweep.path}: no trial has {metric}")
+    paths = swept_paths(trials)[:PANELS] or ["trial"]
+    columns = min(3, len(paths))
+    lines = -(-len(paths) // columns)
+    figure = Figure(figsize=(1.2 + 3.4 * columns, 0.6 + 2.9 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for axes, path in zip(panels, paths, strict=False):
+        _draw_field(axes, trials, path, metric)
+    for axes in panels[len(paths) :]:
+        axes.set_visible(False)
+    for axes in panels[::columns]:
+        axes.set_ylabel(metric.replace(".", " "))
+    return figure
+
+
+def _draw_field(axes: "Axes", trials: "pandas.DataFrame", path: str, metric: str) -> None:
+    known = trials[trials[metric].notna()]
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known[path])
+    names = list(dict.fromkeys(known[path].astype(str)))
+    places = known[path].astype(float) if numeric else known[path].astype(str).map(names.index)
+    axes.scatter(places, known[metric], s=14, color=TRIAL, linewidths=0, label="a trial")
+    best = known[metric].groupby(places).agg("min" if metric.endswith("loss") else "max").sort_index()
+    axes.plot(best.index, best.to_numpy(), "o-", color=BEST, markersize=4, linewidth=1.4, label="the best")
+    if numeric:
+        values = sorted(set(places))
+        is_log = values[0] > 0 and values[-1] / values[0] >= 8
+        axes.set_xscale("log" if is_log else "linear")
+        if len(values) > 6 or any(value % 1 for value in values):  # they might stand too close for their labels
+            low, high = values[0], values[-1]
+            values = [low * (high / low) ** i if is_log else low + (high - low) * i for i in (0, 1 / 3, 2 / 3, 1)]
+        axes.set_xticks(values, [f"{value:.2g}" if value % 1 else f"{value:g}" for value in values])
+        axes.set_xticks([], minor=True)
+    if not numeric:
+        axes.set_xticks(range(len(names)), [name if len(name) <= 14 else f"{name[:13]}…" for name in names])
+    axes.set_xlabel(path)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="best")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parts of figures
+
+
+def _answers(folder: Found) -> Answers:
+    found = folder if isinstance(folder, Answers) else answers(read_sweep(folder))
+    if not found.networks:
+        raise UserError(f"{found.sweep.path}: no network in it whose depth is known has come to a figure")
+    return found
+
+
+def _figure(title: str, x: str, y: str, series: Series | None = None) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    named = f"{title}, {series.name}" if series is not None and series.name else title
+    axes.set_title(named, loc="left", fontsize=10.5, fontweight="bold")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color=QUIET, alpha=0.22, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9)
+    return figure, axes
+
+
+def is_stretched(found: Answers) -> bool:
+    """Whether accuracies span so much that their errors are drawn on a logarithmic scale."""
+    errors = np.array([1 - found.interval(network).value for network in found.networks])
+    return found.measure == "accuracy" and errors.max() > 6 * np.clip(errors.min(), 1e-4, 0.02)
+
+
+class _Shares:
+    """The vertical axis of a figure that networks are judged by.
+
+    Accuracies that span much are drawn by their errors, each tenfold as high as the next, so that 98 and 99 % are told
+    apart where there is a 50 % as well; the ticks are accuracies. Losses that span much are on a logarithmic scale.
+    """
+
+    def __init__(self, axes: "Axes", found: Answers):
+        self.axes, self.is_loss, self.is_wide = axes, found.measure == "loss", is_stretched(found)
+        examples = max((judged.examples for judged in found.judged[found.measure].values()), default=1)
+        self.least = 1 / examples if examples > 1 else 1e-3
+        """The smallest error there is but none, which stands at half of it."""
+        self._seen: list[float] = []
+
+    def at(self, value: float) -> float:
+        """Where a value stands on the axis."""
+        self._seen.append(float(value))
+        if self.is_loss:
+            return float(value)
+        return -float(np.log10(max(1 - value, self.least / 2))) if self.is_wide else 100 * float(value)
+
+    def scatter(self, x: Sequence[float], values: Iterable[float], **style: Any) -> None:
+        """Points."""
+        self.axes.scatter(x, [self.at(value) for value in values], **style)
+
+    def intervals(self, x: Sequence[float], intervals: Sequence[Any], index: int, label: str, bare: bool = False):
+        """Values with their intervals, joined by a line unless `bare`."""
+        ends = [(self.at(each.low), self.at(each.high)) for each in intervals]
+        del self._seen[-2 * len(ends) :]  # intervals may run off the axis, values may not
+        values = [self.at(each.value) for each in intervals]
+        low, high = np.array([[v - a, b - v] for v, (a, b) in zip(values, ends, strict=True)]).T
+        if self.is_loss:
+            low, high = _above_nothing(np.array([low, high]), np.array(values))
+        style = _style(index, bare=bare) | ({"linestyle": "none"} if bare else {})
+        return self.axes.errorbar(x, values, (low, high), **style, label=label)
+
+    def finish(self) -> None:
+        """Ticks and limits, once all is drawn."""
+        seen = np.array(self._seen)
+        if self.is_loss:
+            _log_if_wide(self.axes, seen)
+            return
+        low, high = self.axes.get_ylim()
+        if not self.is_wide:
+            self.axes.set_ylim(max(low, 0), min(high, 100.3))
+            self.axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g} %")
+            return
+        # A third of the least error, and half as much again as the largest, are as far as it goes
+        most = -np.log10(np.clip((1 - seen.max()) / 3, self.least / 2, 1)) + 0.05
+        self.axes.set_ylim(max(low, -np.log10(min(1.5 * (1 - seen.min()), 1)), 0), min(high, most))
+        low, high = self.axes.get_ylim()
+        shares = [0, *(share for share in SHARES if 1 - share >= self.least), 1]
+        ticks = [share for share in shares if low <= self.at(share) <= high]
+        self.axes.set_yticks([self.at(share) for share in ticks], [f"{100 * share:.4g} %" for share in ticks])
+
+
+def _at(shares: _Shares, points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [shares.at(y) for _, y in points]
+
+
+def _above_nothing(ends: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Lengths of error bars (2, points) of losses: one that reaches 0 leaves a logarithmic axis at its lower end."""
+    return np.stack([np.minimum(ends[0], (1 - 1e-6) * np.abs(values)), ends[1]])
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _style(index: int, bare: bool = False) -> dict[str, Any]:
+    about = {"color": _colour(index), "marker": MARKERS[index % len(MARKERS)], "markersize": 5.5, "linewidth": 1.5}
+    return about if bare else about | {"capsize": 2.5, "elinewidth": 1.1}
+
+
+def _by_depth(series: Series) -> list[tuple[Network, Any]]:
+    """The networks of a series by depth, each with its colour."""
+    from matplotlib.colors import LinearSegmentedColormap, to_hex
+
+    colours = LinearSegmentedColormap.from_list("depths", DEPTHS)
+    last = max(1, len(series.by_depth) - 1)
+    return [(network, to_hex(colours(i / last))) for i, network in enumerate(series.by_depth)]
+
+
+def _ring(axes: "Axes", x: float, y: float, index: int) -> None:
+    axes.plot([x], [y], "o", markersize=12, markerfacecolor="none", markeredgecolor=_colour(index), markeredgewidth=1.4)
+
+
+def _depth_axis(axes: "Axes", found: Answers) -> None:
+    """Depths as ticks, on a logarithmic scale if they span much, as many as have room."""
+    depths = sorted({network.depth for series in found.series for network in series.by_depth})
+    if depths[-1] >= 4 * depths[0]:
+        axes.set_xscale("log")
+        while len(depths) > 2:
+            close = [i for i in range(1, len(depths)) if depths[i] / depths[i - 1] < 1.12]
+            if not close:
+                break
+            del depths[close[0] if close[0] < len(depths) - 1 else close[0] - 1]
+        axes.margins(x=0.08)
+    axes.set_xticks(depths[:: -(-len(depths) // 12)], [str(d) for d in depths[:: -(-len(depths) // 12)]])
+    axes.set_xticks([], minor=True)
+
+
+def _shade_uncovered(axes: "Axes", found: Answers, covers: int) -> None:
+    """The depths at which a feature sees less than the input."""
+    depths = sorted({network.depth for series in found.series for network in series.by_depth})
+    below = max(depth for depth in depths if depth < covers)
+    left = axes.get_xlim()[0]
+    axes.axvspan(left, np.sqrt(below * covers), color=QUIET, alpha=0.13, linewidth=0, zorder=0)
+    axes.set_xlim(left=left)
+    axes.fill_between([], [], [], color=QUIET, alpha=0.2, linewidth=0, label="sees a part of the input")
+
+
+def _log_if_wide(axes: "Axes", losses: np.ndarray) -> None:
+    """A logarithmic axis for losses that span much; what is far below all of them runs off it."""
+    losses = losses[np.isfinite(losses) & (losses > 0)]
+    if len(losses) and losses.max() / losses.min() > 8:
+        axes.set_yscale("log")
+        axes.set_ylim(losses.min() / 1.8, losses.max() * 1.8)
+        _plain_log(axes)
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _plain_log(axes: "Axes") -> None:
+    """Labels of a logarithmic axis as plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    low, high = axes.get_ylim()
+    few = high / low < 60
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda *_: "")
+
+
+def _legend(figure: "Figure", axes: "Axes", title: str = "") -> None:
+    """Below the axes, where nothing is in its way."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) < 2 and not title:
+        return
+    if title:
+        labels = [f"{title} {labels[0]}", *labels[1:]]
+    length = max(map(len, labels))
+    columns = max(1, min(len(labels), 75 // (length + 5)))
+    tight = {"handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 1.2}
+    figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=8, ncols=columns, **tight)
+
+
+def _log_ticks(axes: "Axes", form: Callable[[float], str]) -> None:
+    """Labels at 1, 2 and 5 of each decade where there are few decades."""
+    from matplotlib.ticker import LogLocator
+
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high / low < 200 else (1,), numticks=12))
+    axes.xaxis.set_major_formatter(lambda value, _: form(value))
+    axes.xaxis.set_minor_formatter(lambda *_: "")
+
+
+def _label_points(figure: "Figure", axes: "Axes", points: Sequence[tuple[float, float, str, int]]) -> None:
+    """Writes beside points what they are, where there is room."""
+    figure.draw_without_rendering()
+    unit = figure.dpi / 72
+    places = axes.transData.transform([(x, y) for x, y, _, _ in points])
+    taken = [(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit) for x, y in places]
+    for (x, y), (at_x, at_y, text, index) in zip(places, points, strict=True):
+        width, height = 5.2 * len(text) * unit, 8 * unit
+        for dx, dy in itertools.chain(((8, 0), (-8, 0), (8, 7), (8, -7), (-8, 7), (-8, -7), (0, 11), (0, -11))):
+            left = x + dx * unit + (0 if dx > 0 else -width if dx < 0 else -width / 2)
+            box = (left, y + dy * unit - height / 2, left + width, y + dy * unit + height / 2)
+            if not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                side = "left" if dx > 0 else "right" if dx < 0 else "center"
+                axes.annotate(
+                    text, (at_x, at_y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8,
+                    color=_colour(index),
+                )  # fmt: skip
+                break
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

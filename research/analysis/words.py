@@ -1,0 +1,222 @@
+"""The answer in a sentence, and what it leaves open: words for what `answers` found, and nothing that it did not.
+
+verdict("runs/depth_sweep")
+"Depth 5 (convolutions 4) is best: 98.4 % right (95 % interval 97.9 to 98.8), at 7,162 parameters and 451 k
+ multiply-adds; shallower is worse (depth 3 by 9.6 points, p < 0.001), for only from depth 5 on does a feature see
+ all of the 8 × 8 input; deeper cannot be told from it (depth 9: 0.1 points less, 0.4 less to 0.2 more)."
+"""
+
+from pathlib import Path
+
+from research.analysis.answers import MARGIN, Answers, Compared, Series, answers
+from research.analysis.networks import Network
+from research.analysis.sweeps import read_sweep, si
+
+
+def verdict(folder: Path | str) -> str:
+    """Which depth, how sure, at what cost and why, of the newest sweep in a folder, and what is to be said against it.
+
+    Raises UserError where there is no sweep.
+    """
+    found = answers(read_sweep(folder))
+    return " ".join([sentence(found), *caveats(found)])
+
+
+def sentence(found: Answers) -> str:
+    """About the series of the best network."""
+    if not found.series:
+        return "Nothing can be said of depth: no network has come to a figure whose depth is known."
+    return about(found, found.series[0])
+
+
+def about(found: Answers, series: Series) -> str:
+    """The verdict on one series."""
+    ways = {"one depth": _one_depth, "too thin": _too_thin, "no difference": _no_difference, "told": _told}
+    named = [series.name] if series.name else []
+    named += [series.budget] if series.budget != "as it is" else []
+    text = f"{', '.join(named)}{': ' if named else ''}{ways[series.finding](found, series)}."
+    return text[0].upper() + text[1:]
+
+
+def _told(found: Answers, series: Series) -> str:
+    enough, best = series.enough, series.best
+    known = f"{enough.name} is {'best' if enough is best else 'enough'}: {figure(found, enough)}, at {cost(enough)}"
+    parts = [known, _shallower(found, series), _the_best(found, series), _deeper(found, series)]
+    return "; ".join(filter(None, parts))
+
+
+def _one_depth(found: Answers, series: Series) -> str:
+    best = series.best
+    told = f"{best.name} comes to {figure(found, best)}, at {cost(best)}"
+    return f"nothing can be said of depth, for there is but one: {told}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What speaks for a depth
+
+
+def _shallower(found: Answers, series: Series) -> str:
+    """Why no less depth would do."""
+    below = [network for network in series.by_depth if network.depth < series.enough.depth]
+    if not below:
+        return "it is the shallowest that was tried"
+    nearest = below[-1]
+    told = series.compared[nearest.program]
+    if not told.is_worse:
+        text = f"whether depth {nearest.depth} would do is open ({gap(found, told)})"
+        worse = [network for network in below if series.compared[network.program].is_worse]
+        if not worse:
+            return text
+        told = series.compared[worse[-1].program]
+        return f"{text}; depth {worse[-1].depth} is worse by {amount(found, told)} ({p_value(told.p)})"
+    than = "" if series.enough is series.best else " than the best"
+    text = f"shallower is worse{than} (depth {nearest.depth} by {amount(found, told)}, {p_value(told.p)})"
+    if series.is_by_field:
+        size = " × ".join(str(length) for length in found.sweep.shape[:-1] if length > 1)
+        return f"{text}, for only from depth {series.covers} on does a feature see all of the {size} input"
+    if series.underfits:
+        shallow, enough, _ = series.underfits
+        return f"{text}, for it fits the training data less well (training loss {shallow:.3g}, not {enough:.3g})"
+    return text
+
+
+def _the_best(found: Answers, series: Series) -> str:
+    """What the best by validation has more, where less depth is enough."""
+    if series.enough is series.best:
+        return ""
+    told = series.compared[series.enough.program]
+    saving = series.best.multiply_adds / series.enough.multiply_adds
+    at = f" at {saving:.2g} times the multiply-adds" if saving > 1.05 else ""
+    return f"the best by validation, depth {series.best.depth}, cannot be told from it ({gap(found, told, -1)}){at}"
+
+
+def _deeper(found: Answers, series: Series) -> str:
+    """What more depth than the best's does."""
+    deeper = [network for network in series.by_depth if network.depth > series.best.depth]
+    if not deeper:
+        return "no deeper one was tried, and it might be better still"
+    decline = series.decline
+    if decline is None:
+        told = series.compared[deeper[-1].program]
+        if not told.is_as_good:
+            return f"what more depth does is open (depth {deeper[-1].depth}: {gap(found, told)})"
+        return f"more depth gains nothing that can be told (depth {deeper[-1].depth}: {gap(found, told)})"
+    told = series.compared[decline.network.program]
+    text = f"depth {decline.network.depth} is worse by {amount(found, told)} ({p_value(told.p)})"
+    if decline.cause == "unmeasured":
+        return f"{text}, whether by degradation or by overfitting is not known without training figures"
+    one, other = decline.train
+    if decline.cause == "unexplained":
+        return f"{text}, and its training loss tells no cause ({other:.3g}, not {one:.3g}, {p_value(decline.p)})"
+    how = "higher as well" if decline.cause == "degradation" else "lower"
+    return f"{text} by {decline.cause}, for its training loss is {how} ({other:.3g}, not {one:.3g})"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where no depth stands out
+
+
+def _too_thin(found: Answers, series: Series) -> str:
+    best = series.best
+    others = [network for network in series.by_depth if network is not best]
+    rival = max(others, key=lambda n: abs(series.compared[n.program].difference.value))
+    told = series.compared[rival.program]
+    examples, seeds = series.missing
+    ways = [f"about {_round(examples)} test examples"] if examples else []
+    ways += [f"about {_round(seeds)} seeds of each network"] if seeds else []
+    enough = f"{' or '.join(ways)} would" if ways else "only more test examples and more seeds together would"
+    return (
+        f"the evidence is too thin to name a depth: {best.name} is best by validation, with "
+        f"{figure(found, best)}, but even depth {rival.depth} cannot be told from it ({gap(found, told)}, "
+        f"{p_value(told.p)}); {enough} tell a difference of {_size(found, max(abs(told.difference.value), MARGIN))}"
+    )
+
+
+def _no_difference(found: Answers, series: Series) -> str:
+    best, shallowest = series.best, series.by_depth[0]
+    widest = max(max(-c.difference.low, c.difference.high) for c in series.compared.values())
+    return (
+        f"depth makes no difference worth having from {shallowest.depth} to {series.by_depth[-1].depth}: "
+        f"no other differs from {best.name}, the best by validation, by more than {_size(found, widest)} (95 %), so "
+        f"the shallowest will do, with {figure(found, shallowest)}, at {cost(shallowest)}"
+    )
+
+
+def _round(number: int) -> str:
+    """To two digits, upwards."""
+    step = 10 ** max(0, len(str(number)) - 2)
+    return f"{-(-number // step) * step:,}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Against it
+
+
+def caveats(found: Answers) -> list[str]:
+    """What weakens all that is said, a sentence each."""
+    told, sweep = [], found.sweep
+    searched = sum(row["stage"] == "search" for row in sweep.rows)
+    if sweep.planned and searched < sweep.planned:
+        told.append(f"Only {searched:,} of {sweep.planned:,} trials are done.")
+    if not found.networks:
+        return told
+    if not all(network.is_fresh for network in found.networks):
+        told.append("Without trials on fresh seeds, figures are of the trials that chose the values, and flattered.")
+    if all(judged.examples == 1 for judged in found.judged[found.measure].values()):
+        told.append(
+            "Answers to single test examples were not kept, so intervals know of seeds alone and are too narrow."
+        )
+    alone = sum(len(network.trials) == 1 for network in found.networks)
+    if alone:
+        which = "Networks" if alone == len(found.networks) else f"{alone:,} of {len(found.networks):,} networks"
+        told.append(f"{which} were trained on one seed only, and how much seeds differ is not in the intervals.")
+    lost = sum(network.lost for network in found.networks)
+    if lost:
+        told.append(f"{lost:,} of the trials that judge came to no figure and {'is' if lost == 1 else 'are'} left out.")
+    return told
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures in words
+
+
+def figure(found: Answers, network: Network) -> str:
+    """98.4 % right (95 % interval 97.9 to 98.8)."""
+    each = found.interval(network)
+    if found.measure == "accuracy":
+        return f"{100 * each.value:.1f} % right (95 % interval {100 * each.low:.1f} to {100 * each.high:.1f})"
+    return f"a test loss of {each.value:.3g} (95 % interval {each.low:.3g} to {each.high:.3g})"
+
+
+def cost(network: Network) -> str:
+    """7,162 parameters and 451 k multiply-adds."""
+    return f"{si(network.parameters)} parameters and {si(network.multiply_adds)} multiply-adds"
+
+
+def amount(found: Answers, told: Compared) -> str:
+    """How much a difference is: 2.2 points."""
+    return _size(found, abs(told.difference.value))
+
+
+def _size(found: Answers, value: float) -> str:
+    return f"{100 * value:.1f} points" if found.measure == "accuracy" else f"{value:.2g} of loss"
+
+
+def gap(found: Answers, told: Compared, sign: int = 1) -> str:
+    """A difference with its interval: −0.3 points, −1.4 to +0.8."""
+    value, low, high = (sign * each for each in told.difference[:3])
+    low, high = min(low, high), max(low, high)
+    if found.measure == "accuracy":
+        return f"{signed(100 * value)} points, {signed(100 * low)} to {signed(100 * high)}"
+    return f"loss {signed(value, '.2g')}, {signed(low, '.2g')} to {signed(high, '.2g')}"
+
+
+def signed(value: float, form: str = ".1f") -> str:
+    """With a plus, or a true minus sign."""
+    text = f"{value:+{form}}"
+    return text.replace("-", "−") if float(text) else text[1:]
+
+
+def p_value(p: float) -> str:
+    """p = 0.03, p < 0.001."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

@@ -456,6 +456,8 @@ def _coerce_branch(value: Any, hint: type, path: str) -> Any:
 def describe(hint: Any) -> str:
     """A declared type in words for people: "whole number", "one of 'relu', 'gelu'"."""
     words = {int: "whole number", float: "number", bool: "True or False", str: "text", type(None): "None"}
+    if Any in _alternatives(hint):
+        return "anything"
     parts = []
     for alternative in _alternatives(hint):
         origin, arguments = typing.get_origin(alternative), typing.get_args(alternative)
@@ -474,7 +476,7 @@ def describe(hint: Any) -> str:
             parts.append(names[0] if len(names) == 1 else f"one of {', '.join(names)}")
         else:
             parts.append(getattr(alternative, "__name__", str(alternative)))
-    return " or ".join(parts)
+    return " or ".join(dict.fromkeys(parts))
 
 
 def is_function(hint: Any) -> bool:

@@ -17,14 +17,16 @@ from research.errors import UserError, did_you_mean
 MODES = ("train", "inspect", "diff", "evaluate", "predict", "sample")
 SPLITS = ("test", "validation", "train")
 FORMATS = ("table", "json", "csv", "html")
+EXECUTORS = ("process", "ray")
 FORMATS_OF_INSPECTIONS = ("csv", "html")
-CHOICES = {"mode": MODES, "split": SPLITS, "format": FORMATS}
+CHOICES = {"mode": MODES, "split": SPLITS, "format": FORMATS, "executor": EXECUTORS}
 
 GOES_WITH = {
     "config": ("train", "inspect", "diff"),
     "against": ("diff",),
     "resume": ("train",),
     "workdir": ("train",),
+    "executor": ("train",),
     "tensorboard": ("train",),
     "run": ("evaluate", "predict", "sample"),
     "split": ("evaluate",),
@@ -60,6 +62,7 @@ class Arguments(NamedTuple):
     resume: str | None
     run: str | None
     workdir: str
+    executor: str
     split: str
     format: str
     unfold: bool
@@ -94,6 +97,7 @@ def make_flags() -> flags.FlagValues:
     text("resume", None, "a run's folder: go on where it stopped")
     text("run", None, "a run's folder: what to evaluate, to predict or to sample with")
     text("workdir", "runs", "where the folders of new runs go")
+    text("executor", "process", "of a sweep: process, or ray for a cluster, that at RAY_ADDRESS or one of its own")
     text("split", "test", "what to evaluate on: test, validation or train")
     text(
         "format",
@@ -210,7 +214,7 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
         else:
             problems.append(f"--{name}: goes with --mode {' or '.join(GOES_WITH[name])}, and this is --mode {mode}")
     if arguments.resume is not None:
-        for name in ("config", "workdir", "tensorboard"):
+        for name in ("config", "workdir", "executor", "tensorboard"):
             if name in given:
                 problems.append(f"--{name}: a resumed run has its own; leave out either --{name} or --resume")
     of_nothing = bool(arguments.overrides) and arguments.config is None
@@ -230,7 +234,7 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
     if mode == "diff" and arguments.against is None:
         problems.append("--mode diff: say with what it is compared, as in --config ONE.py --against OTHER.py")
     without = not given & {"config", "resume"} and not of_nothing
-    if given & {"mode", "workdir", "tensorboard"} and mode == "train" and without:
+    if given & {"mode", "workdir", "executor", "tensorboard"} and mode == "train" and without:
         problems.append("say what to train with --config FILE, or what to go on with: --resume FOLDER")
     return problems
 

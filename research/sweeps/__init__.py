@@ -5,6 +5,7 @@ What a config file needs is here by name:
     from research.sweeps import Sweep, grid, log_uniform, product, repeat
 """
 
+from research.sweeps.search import TPE
 from research.sweeps.spaces import (
     Space,
     chain,
@@ -26,6 +27,7 @@ from research.sweeps.spaces import (
 from research.sweeps.sweep import Group, Halving, Sweep, Trial, groups, trials
 
 __all__ = [
+    "TPE",
     "Group",
     "Halving",
     "Space",

@@ -1,6 +1,7 @@
 """The plan of a sweep for people, and for other programs: a table, plain data, CSV."""
 
 import csv
+import dataclasses
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,11 @@ from rich.text import Text
 from research.commandline.console import console
 from research.commandline.fields import as_typed
 from research.config import to_json
+from research.inspection import Inspection
 from research.inspection.roofline import Rates
 from research.inspection.tables import si, size_of
 from research.sweeps.plan import Row, SweepPlan
+from research.sweeps.search import repeats, without_trials
 from research.sweeps.sweep import Sweep, Trial
 
 __all__ = ["Progress", "as_csv", "as_json", "console", "plain_values", "show", "show_start", "show_summary"]
@@ -59,19 +62,37 @@ def _heading(plan: SweepPlan, changes: Sequence[str]) -> Iterator[tuple[str, Any
     space = Table.grid(padding=(0, 2, 0, 0))
     space.add_column(no_wrap=True)
     space.add_column(overflow="fold")
-    for indentation, path, text in sweep.space.lines():
+    for indentation, path, text in _lines(sweep):
         space.add_row(f"{'  ' * indentation}{path or text}", text if path else "")
     yield "space", space
-    yield "best by", sweep.select
+    if sweep.search is not None:
+        yield "search", _search_in_words(sweep)
+    yield "best by", sweep.select if sweep.cost is None else f"{sweep.select}, and few {_unit(sweep.cost)}"
     for number, change in enumerate(changes):
         yield "changed" if number == 0 else "", change
     again = f"; {_count(plan.duplicates, 'duplicate')} left out" if plan.duplicates else ""
-    yield "plan", f"{_count(len(plan.trials), 'trial')}, {_count(len(plan.rows), 'program')}{again}"
+    first = "" if sweep.search is None else "first batch: "
+    yield "plan", f"{first}{_count(len(plan.trials), 'trial')}, {_count(len(plan.rows), 'program')}{again}"
+
+
+def _search_in_words(sweep: Sweep) -> str:
+    sizes, seeds = sweep.search.batches(), repeats(sweep.space)
+    text = f"{type(sweep.search).__name__}: {_count(sweep.search.trials, 'point')} in "
+    text += "a batch" if len(sizes) == 1 else f"{len(sizes):,} batches of {sizes[0]:,}"
+    return text if seeds == 1 else f"{text}, each run {seeds:,} times: {sweep.search.trials * seeds:,} trials"
+
+
+def _unit(cost: str) -> str:
+    return cost.replace("_", "-")
+
+
+def _lines(sweep: Sweep) -> list[tuple[int, str, str]]:
+    return list((sweep.space if sweep.search is None else without_trials(sweep.space)).lines())
 
 
 def space_lines(sweep: Sweep) -> list[str]:
     """The space of a sweep in a few lines."""
-    lines = list(sweep.space.lines())
+    lines = _lines(sweep)
     wide = max(2 * indentation + len(path) for indentation, path, _ in lines)
     return [
         f"{'  ' * indentation}{path}".ljust(wide + 2) + text if path else f"{'  ' * indentation}{text}"
@@ -142,7 +163,10 @@ def _short(path: str, paths: Sequence[str]) -> str:
 def _totals(plan: SweepPlan, rates: Rates | None) -> Iterator[tuple[str, Any]]:
     runnable = sum(len(row.group.trials) for row in plan.built)
     ends = "at most, for trials may stop early" if _may_stop(plan) else "forward and backward"
-    yield "in all", f"{_count(runnable, 'trial')}, {si(plan.training_flops)}FLOP {ends}"
+    yield (
+        "in all" if plan.sweep.search is None else "first batch",
+        f"{_count(runnable, 'trial')}, {si(plan.training_flops)}FLOP {ends}",
+    )
     if rates is not None:
         yield (
             "least time",
@@ -265,10 +289,28 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
         table.add_row(*names, count, *figures, _with(best["values"], paths), style="bold" if is_best else None)
     console.print()
     console.print(table)
+    if summary["front"]:
+        console.print()
+        console.print(f"none has less {_unit(summary['cost'])} and is as good:")
+        console.print(_front(summary))
     console.print()
     console.print(Text.assemble(("kept in ", "bold"), summary["folder"]), soft_wrap=True)
     if summary["reason"] == "interrupted":
         console.print("interrupted; the same command goes on", soft_wrap=True)
+
+
+def _front(summary: Mapping[str, Any]) -> Table:
+    """The Pareto front; the test figure is the mean on the fresh seeds, where it was judged."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    metric = summary["select"].removeprefix("validation/")
+    for title in (_unit(summary["cost"]), "validation", "test", "with"):
+        table.add_column(title, justify="left" if title == "with" else "right", overflow="fold")
+    for entry in summary["front"]:
+        value = f"{entry['value']:.4g}" if metric == "loss" else _percent(entry["value"])
+        judged = summary["programs"][entry["program"]]["judged"]["accuracies"]
+        test = _percent(sum(judged) / len(judged) if judged else None)
+        table.add_row(si(entry["cost"]), value, test, _with(entry["values"], ()))
+    return table
 
 
 def _with(values: Mapping[str, Any], without: Sequence[str]) -> str:
@@ -298,6 +340,8 @@ def as_json(plan: SweepPlan, *, changes: Sequence[str] = (), rates: Rates | None
         "base": to_json(plan.sweep.base),
         "space": space_lines(plan.sweep),
         "select": plan.sweep.select,
+        "cost": plan.sweep.cost,
+        "search": plan.sweep.search and dataclasses.asdict(plan.sweep.search),
         "changes": list(changes),
         "trials": len(plan.trials),
         "duplicates": plan.duplicates,
@@ -323,12 +367,19 @@ def as_row(row: Row, rates: Rates | None = None) -> dict[str, Any]:
         "flops": found.forward.flops / found.batch,
         "backward_flops": found.backward.flops / found.batch,
         "receptive_field": found.field and list(found.field),
+        "field_before_pooling": _before_pooling(found),
         "steps": row.steps,
         "batch_size": row.group.experiment.batch_size,
         "training_flops": row.training_flops,
         "memory_bytes": found.memory.total,
     }
     return told if rates is None else told | {"least_seconds": row.least_seconds(rates)}
+
+
+def _before_pooling(found: Inspection) -> list[int] | None:
+    """How much of the input a feature sees, of the last layer whose output still has positions."""
+    seen = [layer for layer in found.layers if layer.field and layer.output and any(n > 1 for n in layer.output[:-1])]
+    return list(seen[-1].field) if seen else None
 
 
 def _trial(trial) -> dict[str, Any]:
@@ -353,8 +404,9 @@ def as_csv(plan: SweepPlan, *, rates: Rates | None = None) -> str:
         del figures["values"]
         problems = figures.pop("problems", [])
         figures |= {"trials": len(figures["trials"]), "problems": "; ".join(problems)}
-        if isinstance(figures.get("receptive_field"), list):
-            figures["receptive_field"] = "x".join(map(str, figures["receptive_field"]))
+        for name in ("receptive_field", "field_before_pooling"):
+            if isinstance(figures.get(name), list):
+                figures[name] = "x".join(map(str, figures[name]))
         rows.append({path: row.values.get(path, "") for path in paths} | figures)
     names = dict.fromkeys(name for row in rows for name in row)
     file = io.StringIO()

@@ -16,7 +16,7 @@ for, and so other trials of the program, too.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -61,16 +61,24 @@ class Program(NamedTuple):
         return self.over_lanes() if self.seeded else self.everywhere()
 
 
-def make_program(plan: Plan, experiments: Sequence[Experiment], devices: Sequence[Any], how: How) -> Program:
-    """The program of experiments of one structure, whichever of them come to share lanes."""
+def make_program(
+    plan: Plan, experiments: Sequence[Experiment], devices: Sequence[Any], how: How, vary: Collection[str] = ()
+) -> Program:
+    """The program of experiments of one structure, whichever of them come to share lanes.
+
+    vary: paths of what others may differ in that are not there yet.
+    """
     flat = [jax.tree.leaves_with_path(boundary(experiment)) for experiment in experiments]
-    varying = tuple(
-        i for i, column in enumerate(zip(*flat, strict=True)) if any(leaf != column[0][1] for _, leaf in column)
-    )
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat[0]]
+    varying = tuple(
+        i
+        for i, column in enumerate(zip(*flat, strict=True))
+        if any(f"{names[i]}.".startswith(f"{path}.") for path in vary)
+        or any(leaf != column[0][1] for _, leaf in column)
+    )
     # Initial values may hang on a leaf of the model as well, such as a norm's.
     seeded = any(names[i] == "seed" or names[i].startswith("model.") for i in varying)
-    mesh = Mesh(np.array(devices[: len(experiments)]), (AXIS,), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     plan = dataclasses.replace(plan, mesh=None)  # a trial is on one device
     return Program(plan, jax.tree.structure(boundary(experiments[0])), varying, seeded, mesh, how)
 

@@ -18,6 +18,7 @@ from research.errors import UserError
 from research.inspection import Inspection
 from research.inspection.roofline import Rates, least_seconds
 from research.sweeps.labels import as_structure, few, labels
+from research.sweeps.search import repeats
 from research.sweeps.shelf import Shelf
 from research.sweeps.sweep import Group, Sweep, Trial, groups, trials
 from research.training import plan as training_plan
@@ -49,6 +50,14 @@ class Row(NamedTuple):
         """FLOPs of the forward and backward passes of a trial, if it is not stopped early."""
         return self.parts * (self.inspection.forward + self.inspection.backward).flops
 
+    def cost(self, unit: str) -> float:
+        """Its parameters, or the multiply-adds of the forward pass of an example."""
+        return (
+            self.inspection.parameters
+            if unit == "parameters"
+            else self.inspection.forward.multiply_adds / self.inspection.batch
+        )
+
     def least_seconds(self, rates: Rates) -> float:
         """The least time for all trials of the program, one after another."""
         return len(self.group.trials) * self.parts * least_seconds(self.inspection, rates)
@@ -59,7 +68,14 @@ class SweepPlan(NamedTuple):
 
     sweep: Sweep
     trials: list[Trial]
+    """Of a search, those that were asked for so far; before it, those of the first batch."""
     rows: list[Row]
+
+    @property
+    def expected(self) -> int:
+        """Trials in all; of a search at most, for a point that is asked for twice is run once."""
+        sweep = self.sweep
+        return len(self.trials) if sweep.search is None else sweep.search.trials * repeats(sweep.space)
 
     @property
     def duplicates(self) -> int:
@@ -88,14 +104,27 @@ def make_plan(sweep: Sweep, *, config_file: Path | None = None, shelf: Shelf | N
     that says why, and the others are not hurt. Raises UserError for what `trials` does, and if no program can be built.
     """
     shelf = shelf or Shelf()
-    found = trials(sweep, shelf)
+    plan = extend(SweepPlan(sweep, [], []), trials(sweep, shelf), config_file=config_file, shelf=shelf)
+    if all(row.problems for row in plan.rows):
+        raise UserError(*dict.fromkeys(problem for row in plan.rows for problem in row.problems))
+    return plan
+
+
+def extend(
+    plan: SweepPlan, trials: Sequence[Trial], *, config_file: Path | None = None, shelf: Shelf | None = None
+) -> SweepPlan:
+    """The plan with more trials; the rows of programs that these bring come after the others.
+
+    A program that cannot be built has a row that says why.
+    """
+    shelf, found, rows = shelf or Shelf(), [*plan.trials, *trials], []
     members = groups(found)
-    rows = [
-        _row(values, group, shelf, config_file) for values, group in zip(distinguishing(members), members, strict=True)
-    ]
-    if all(row.problems for row in rows):
-        raise UserError(*dict.fromkeys(problem for row in rows for problem in row.problems))
-    return SweepPlan(sweep, found, rows)
+    for number, (values, group) in enumerate(zip(distinguishing(members), members, strict=True)):
+        if number < len(plan.rows):
+            rows.append(plan.rows[number]._replace(values=values, group=group))
+        else:
+            rows.append(_row(values, group, shelf, config_file))
+    return plan._replace(trials=found, rows=rows)
 
 
 def _row(values: dict[str, str], group: Group, shelf: Shelf, config_file: Path | None) -> Row:
@@ -104,9 +133,18 @@ def _row(values: dict[str, str], group: Group, shelf: Shelf, config_file: Path |
         with blaming_if_there(config_file):
             loaded = shelf.load(experiment.data)
             plan = training_plan.make_plan(experiment, loaded)
+            _check_finetuning(plan)
             return Row(values, group, plan.steps, inspect_experiment(experiment, plan, loaded), plan=plan)
     except UserError as error:
         return Row(values, group, 0, None, error.problems)
+
+
+def _check_finetuning(plan: training_plan.Plan) -> None:
+    """Raises UserError for what trials side by side cannot do."""
+    if plan.begun:
+        raise UserError("finetuning.source: the trials of a sweep begin with new parameters; run this one by itself")
+    if any(plan.starts):
+        raise UserError("partition: a rule with `after` changes what is trained on the way; run this one by itself")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -28,7 +28,8 @@ from research.data.base import Loaded
 from research.errors import UserError
 from research.sweeps import display, fit, lanes
 from research.sweeps.ledger import Ledger, read_decision, write_decision
-from research.sweeps.plan import Row, SweepPlan
+from research.sweeps.plan import Row, SweepPlan, extend
+from research.sweeps.search import pareto, repeats
 from research.sweeps.shelf import Shelf
 from research.sweeps.sweep import Trial, groups
 from research.training.checkpoints import Checkpoint, Checkpoints
@@ -42,6 +43,14 @@ SAVE_EVERY = 60.0
 """Seconds after which what is under way is saved again."""
 
 
+class Executor(Protocol):
+    """Where packs are run, if not in this process."""
+
+    def run(self, session: "Session", trials: Sequence[Trial]) -> bool:
+        """Runs some trials, and records what comes of them; False if interrupted."""
+        ...
+
+
 @dataclasses.dataclass
 class Session:
     """A sweep that is being run."""
@@ -52,6 +61,8 @@ class Session:
     progress: display.Progress
     interrupted: Any
     config_file: Path | None
+    executor: "Executor | None" = None
+    """Where packs are run; in this process if None."""
     compiler: ThreadPoolExecutor | None = None
     capacities: dict[Any, int] = dataclasses.field(default_factory=dict)
     """Lanes that the compiled program of each structure has."""
@@ -59,6 +70,11 @@ class Session:
     def row(self, trial: Trial) -> tuple[int, Row]:
         """The program of a trial, and its number."""
         return self._rows[jax.tree.structure(trial.experiment)]
+
+    def extend(self, trials: Sequence[Trial]) -> None:
+        """Takes more trials into the plan."""
+        self.plan = extend(self.plan, trials, config_file=self.config_file, shelf=self.shelf)
+        self.__post_init__()
 
     def __post_init__(self):
         self._rows = {
@@ -78,25 +94,29 @@ def compiling(session: Session) -> Iterator[None]:
 
 def search(session: Session) -> bool:
     """Runs the trials of the space; False if interrupted."""
-    for row in session.plan.rows:
-        for trial in row.group.trials if row.problems else ():
-            if trial.fingerprint not in session.ledger.done:
-                _record(session, [_failed(trial, row.problems)], {trial.index: trial}, None)
-    trials = [trial for trial in session.plan.trials if not session.row(trial)[1].problems]
-    return _run(session, trials, halving=session.plan.sweep.halving is not None)
+    return run_trials(session, session.plan.trials, halving=session.plan.sweep.halving is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Judgement on fresh seeds
 
 
-def judged(session: Session) -> dict[int, list[Trial]]:
-    """For each program the trials that judge it: its best values by validation, with seeds that were not used."""
-    sweep, done = session.plan.sweep, session.ledger.done
-    metric = sweep.select.removeprefix("validation/")
+class Best(NamedTuple):
+    """The best values of a program."""
+
+    program: int
+    score: float
+    """What they are selected by, in the mean of their seeds; the more the better."""
+    trial: Trial
+    """The first of those that have them."""
+
+
+def best_values(plan: SweepPlan, done: Mapping[str, Mapping[str, Any]]) -> list[Best]:
+    """Of each program that came to an end the best values, in the order of the programs."""
+    metric = plan.sweep.select.removeprefix("validation/")
     sign = -1 if metric == "loss" else 1
-    ranked = []
-    for number, row in enumerate(session.plan.rows):
+    found = []
+    for number, row in enumerate(plan.rows):
         values: dict[str, list[tuple[Trial, float]]] = {}
         for trial in row.group.trials:
             told = done.get(trial.fingerprint)
@@ -105,12 +125,29 @@ def judged(session: Session) -> dict[int, list[Trial]]:
                 values.setdefault(alike, []).append((trial, sign * told["validation"][metric]))
         if values:
             best = max(values.values(), key=lambda seeds: sum(score for _, score in seeds) / len(seeds))
-            ranked.append((sum(score for _, score in best) / len(best), number, best[0][0]))
-    chosen = sorted(ranked, key=lambda entry: entry[0], reverse=True)[: sweep.judge_most]
+            found.append(Best(number, sum(score for _, score in best) / len(best), best[0][0]))
+    return found
+
+
+def front_of(plan: SweepPlan, best: Sequence[Best]) -> list[Best]:
+    """Those that none beats that costs as little, from the cheapest; none if cost does not count."""
+    if plan.sweep.cost is None:
+        return []
+    costs = [plan.rows[entry.program].cost(plan.sweep.cost) for entry in best]
+    return [best[i] for i in pareto(costs, [entry.score for entry in best])]
+
+
+def judged(session: Session) -> dict[int, list[Trial]]:
+    """For each program the trials that judge it: its best values by validation, with seeds that were not used."""
+    sweep = session.plan.sweep
+    best = best_values(session.plan, session.ledger.done)
+    of_front = {entry.program for entry in front_of(session.plan, best)}
+    ranked = sorted(best, key=lambda entry: (entry.program in of_front, entry.score), reverse=True)
+    chosen = ranked[: sweep.judge_most]
     first = max((trial.experiment.seed for trial in session.plan.trials), default=0) + 1
     index = max(trial.index for trial in session.plan.trials) + 1
     found: dict[int, list[Trial]] = {}
-    for number, trial in sorted((number, trial) for _, number, trial in chosen):
+    for number, _, trial in sorted(chosen):
         found[number] = []
         for seed in range(first, first + sweep.judge):
             experiment = override(trial.experiment, "seed", seed)
@@ -123,17 +160,28 @@ def judged(session: Session) -> dict[int, list[Trial]]:
 def judge(session: Session, judged: Mapping[int, Sequence[Trial]]) -> bool:
     """Runs the trials that judge; False if interrupted."""
     trials = [trial for several in judged.values() for trial in several]
-    return not trials or _run(session, trials, halving=False)
+    return not trials or run_trials(session, trials, halving=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A round
 
 
-def _run(session: Session, trials: Sequence[Trial], *, halving: bool) -> bool:
-    """Runs those of some trials that are not done; False if interrupted."""
+def run_trials(
+    session: Session, trials: Sequence[Trial], *, halving: bool = False, before: int = 0, expected: int | None = None
+) -> bool:
+    """Runs those of some trials that are not done; False if interrupted.
+
+    before, expected: of how many in all, for who watches, so many went before.
+    """
+    for trial in trials:
+        problems = session.row(trial)[1].problems
+        if problems and trial.fingerprint not in session.ledger.done:
+            record(session, [_failed(trial, problems)], {trial.index: trial}, None)
     left = session.ledger.left(trials)
-    session.progress.expect(len(trials), len(trials) - len(left))
+    session.progress.expect(expected or len(trials), before + len(trials) - len(left))
+    if session.executor is not None:
+        return session.executor.run(session, left)
     if halving:
         return _run_by_rungs(session, left)
     return all(_to_the_end(session, task) for task in _tasks(session, left))
@@ -172,7 +220,7 @@ def _tasks(session: Session, trials: Sequence[Trial]) -> Iterator[_Task]:
             try:
                 ahead.append(_task(session, *waiting.popleft()))
             except UserError as error:
-                _fail(session, batches[len(batches) - len(waiting) - 1][0], error)
+                fail(session, batches[len(batches) - len(waiting) - 1][0], error)
         if ahead:
             yield ahead.popleft()
 
@@ -181,26 +229,47 @@ def _task(session: Session, trials: list[Trial], saved: Checkpoint | None, folde
     number, row = session.row(trials[0])
     loaded = session.shelf.load(trials[0].experiment.data)
     with blaming_if_there(session.config_file):
-        pack = _pack(session, row, trials, loaded)
+        pack = _pack(session, row, trials, loaded, saved)
     compiled = session.compiler.submit(pack.compile_ahead)
     return _Task(pack, number, row, compiled, saved, folder or session.ledger.checkpoints_of(trials))
 
 
-def _pack(session: Session, row: Row, trials: Sequence[Trial], loaded: Loaded) -> fit.Pack:
+def _pack(session: Session, row: Row, trials: Sequence[Trial], loaded: Loaded, saved: Checkpoint | None) -> fit.Pack:
     """A pack whose program also serves the other trials of its structure, and fresh seeds."""
     experiments: list[Experiment] = [trial.experiment for trial in row.group.trials]
     if session.plan.sweep.judge:
         experiments.append(override(experiments[0], "seed", max(experiment.seed for experiment in experiments) + 1))
-    how = fit.default_how()
-    program = lanes.make_program(row.plan, experiments, jax.local_devices(), how)
+    how, size = fit.default_how(), max(len(trials), session.plan.sweep.judge)
+    devices, vary = jax.local_devices()[: len(experiments)], ()
+    if session.plan.sweep.search is not None:  # later batches bring others
+        size = max(size, _most_of_search(session, row))
+        devices, vary = jax.local_devices()[:size], session.plan.sweep.space.paths()
+    program = lanes.make_program(row.plan, experiments, devices, how, vary)
     structure = jax.tree.structure(experiments[0])
-    capacity = session.capacities.setdefault(structure, max(len(trials), session.plan.sweep.judge))
+    if saved is not None:
+        session.capacities[structure] = next(iter(saved.arrays.values())).shape[0]
+    capacity = session.capacities.setdefault(structure, size)
     return fit.Pack(program, trials, loaded, capacity if how == "map" else 0)
+
+
+def _most_of_search(session: Session, row: Row) -> int:
+    """How many trials of a program a batch of a search may bring, as far as they fit into memory."""
+    sweep = session.plan.sweep
+    return min(most_at_once(row), sweep.search.batch * repeats(sweep.space))
 
 
 def _size(session: Session, trials: Sequence[Trial]) -> int:
     """How many trials of a program make a pack: in as few and equal packs as fit into memory."""
     row = session.row(trials[0])[1]
+    count = math.ceil(len(trials) / most_at_once(row))
+    if row.plan.streamed:  # they share the batches as these come
+        seeds = {trial.experiment.data_seed for trial in trials}
+        return 1 if len(seeds) > 1 else math.ceil(len(trials) / count)
+    return math.ceil(len(trials) / count)
+
+
+def most_at_once(row: Row) -> int:
+    """How many trials of a program fit into memory."""
     memory, devices = row.inspection.memory, len(jax.local_devices())
     of_state = 2 * memory.parameters + memory.optimizer  # the best are kept beside
     at_once = memory.total - memory.parameters - memory.optimizer
@@ -209,12 +278,7 @@ def _size(session: Session, trials: Sequence[Trial]) -> int:
         most = (budget - devices * at_once) / max(of_state, 1)
     else:
         most = budget / max(of_state + at_once, 1)
-    most = max(1, min(MOST_AT_ONCE, int(most)))
-    count = math.ceil(len(trials) / most)
-    if row.plan.streamed:  # they share the batches as these come
-        seeds = {trial.experiment.data_seed for trial in trials}
-        return 1 if len(seeds) > 1 else math.ceil(len(trials) / count)
-    return math.ceil(len(trials) / count)
+    return max(1, min(MOST_AT_ONCE, int(most)))
 
 
 def free_memory() -> float:
@@ -237,7 +301,7 @@ def _to_the_end(session: Session, task: _Task) -> bool:
         with blaming_if_there(session.config_file):
             outcome = task.pack.finish()
     except UserError as error:
-        _fail(session, trials, error)
+        fail(session, trials, error)
         return True
     except OutOfMemory:
         return _in_halves(session, task)
@@ -248,7 +312,7 @@ def _to_the_end(session: Session, task: _Task) -> bool:
 def _close(session: Session, task: _Task, outcome: fit.Outcome) -> None:
     """Notes what came of a pack, and forgets how far it was."""
     by_index = {trial.index: trial for trial in task.pack.trials}
-    _record(session, outcome.rows, by_index, outcome.examples)
+    record(session, outcome.rows, by_index, outcome.examples)
     shutil.rmtree(task.folder, ignore_errors=True)
     session.progress.end(outcome.rows, task.pack.best_accuracy())
 
@@ -267,7 +331,7 @@ def _advance(session: Session, task: _Task, until: int) -> bool:
         needed = task.compiled.result()
     if needed > free_memory() and len(pack.trials) > 1:
         raise OutOfMemory
-    with Checkpoints(task.folder) as checkpoints, _telling_of_memory():
+    with Checkpoints(task.folder) as checkpoints, telling_of_memory():
         if task.saved is not None:
             pack.restore(task.saved)
             task.saved = None
@@ -290,7 +354,8 @@ def _advance(session: Session, task: _Task, until: int) -> bool:
 
 
 @contextlib.contextmanager
-def _telling_of_memory() -> Iterator[None]:
+def telling_of_memory() -> Iterator[None]:
+    """Raises OutOfMemory in place of what says so in Python and JAX."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -304,7 +369,7 @@ def _in_halves(session: Session, task: _Task) -> bool:
     trials = task.pack.trials
     shutil.rmtree(task.folder, ignore_errors=True)
     if len(trials) == 1:
-        _fail(session, trials, UserError("out of memory, with this trial alone; a smaller batch_size may help"))
+        fail(session, trials, UserError("out of memory, with this trial alone; a smaller batch_size may help"))
         return True
     half = math.ceil(len(trials) / 2)
     session.progress.note(f"out of memory with {len(trials)} trials at once; going on with {half}")
@@ -314,10 +379,10 @@ def _in_halves(session: Session, task: _Task) -> bool:
     return all(_to_the_end(session, _task(session, part, None, None)) for part in (trials[:half], trials[half:]))
 
 
-def _fail(session: Session, trials: Sequence[Trial], error: UserError) -> None:
+def fail(session: Session, trials: Sequence[Trial], error: UserError) -> None:
     """Notes that trials failed, and why; the others go on."""
     rows = [_failed(trial, error.problems) for trial in trials]
-    _record(session, rows, {trial.index: trial for trial in trials}, None)
+    record(session, rows, {trial.index: trial for trial in trials}, None)
     session.progress.end(rows, None)
 
 
@@ -328,7 +393,7 @@ def _failed(trial: Trial, problems: Sequence[str]) -> dict[str, Any]:
     return {**about, **nothing, "problems": list(problems)}
 
 
-def _record(session: Session, rows: Sequence[dict[str, Any]], trials: Mapping[int, Trial], examples: Any) -> None:
+def record(session: Session, rows: Sequence[dict[str, Any]], trials: Mapping[int, Trial], examples: Any) -> None:
     """Keeps what came of trials, by their numbers."""
     told = []
     for row in rows:
@@ -355,7 +420,7 @@ def _run_by_rungs(session: Session, trials: Sequence[Trial]) -> bool:
                     return False
             except (UserError, OutOfMemory) as error:
                 told = error if isinstance(error, UserError) else UserError("out of memory")
-                _fail(session, task.pack.trials, told)
+                fail(session, task.pack.trials, told)
                 tasks.remove(task)
         name = f"{share:.6g}"
         stay = read_decision(session.ledger.folder, name)
@@ -384,7 +449,7 @@ def _narrow(session: Session, task: _Task, stay: set[str]) -> bool:
     indices = [i for i, trial in enumerate(trials) if trial.fingerprint in stay]
     if len(indices) < len(trials):
         rows = task.pack.narrow(indices)
-        _record(session, rows, {trial.index: trial for trial in trials}, None)
+        record(session, rows, {trial.index: trial for trial in trials}, None)
         session.progress.end(rows, None)
         if not indices:
             shutil.rmtree(task.folder, ignore_errors=True)

@@ -3,6 +3,7 @@
     runs/depth_sweep/20260101-120000-3fa9c1/
       sweep.json  config.py   the sweep, its plan, and the file that it came from
       environment.json        where it ran
+      search.jsonl            the batches of points that a search asked for
       trials.jsonl            a row a trial that is done: its fingerprint, values, best evaluation, test figures
       metrics.jsonl           the rows of all trials, told apart by `trial`
       examples/               what each trial made of each test example
@@ -21,11 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from research.analysis import sweeps as analysis
+from research.analysis.report import report
 from research.config import to_json
 from research.errors import UserError
 from research.jsonl import read_json, write_atomically
-from research.sweeps import display, rounds
+from research.sweeps import batches, display, executors, rounds
 from research.sweeps.ledger import Ledger
 from research.sweeps.plan import SweepPlan, make_plan
 from research.sweeps.shelf import Shelf
@@ -41,8 +42,13 @@ def run(
     config_file: Path | None = None,
     command: Sequence[str] = (),
     changes: Sequence[str] = (),
+    executor: str = "process",
 ) -> dict[str, Any]:
-    """Runs the trials of a sweep that are not done yet, and returns its summary. Raises UserError as `make_plan`."""
+    """Runs the trials of a sweep that are not done yet, and returns its summary. Raises UserError as `make_plan`.
+
+    executor: where they are run, "process" or "ray".
+    """
+    executors.check(executor, sweep)
     console, shelf = display.console(), Shelf()
     plan = make_plan(sweep, config_file=config_file, shelf=shelf)
     with interruption.signals() as interrupted:
@@ -51,25 +57,36 @@ def run(
             _write_start(found, plan, shelf, config_file, command)
             with Ledger(found) as ledger:
                 done = len(plan.trials) - len(ledger.left(plan.trials))
+                if sweep.search is not None:  # of later batches, too
+                    done = sum(told["stage"] == "search" for told in ledger.done.values())
                 display.show(console, plan, changes=changes)
-                display.show_start(console, found.path, done=done, trials=len(plan.trials))
-                with display.Progress(console, len(plan.trials), done) as progress:
-                    session = rounds.Session(plan, shelf, ledger, progress, interrupted, config_file)
+                display.show_start(console, found.path, done=done, trials=plan.expected)
+                progress = display.Progress(console, plan.expected, done)
+                with executors.opened(executor) as elsewhere, progress:
+                    session = rounds.Session(plan, shelf, ledger, progress, interrupted, config_file, elsewhere)
                     judged, reason = _rounds(session)
-            summary = summarise(found.path, plan, ledger.done, judged, reason)
+            summary = summarise(found.path, session.plan, ledger.done, judged, reason)
             found.write_json("summary.json", summary)
             if summary["best"] is not None:
-                write_atomically(found.path / "report.html", analysis.report(found.path).encode())
+                write_atomically(found.path / "report.html", report(found.path).encode())
     return summary
 
 
 def _rounds(session: rounds.Session) -> tuple[dict[int, list[Trial]], str]:
     """Runs what is not done: the space, then the best of each program on fresh seeds, which are returned by program."""
     with rounds.compiling(session):
-        if not rounds.search(session):
+        if not _search(session):
             return {}, "interrupted"
         judged = rounds.judged(session)
         return judged, "finished" if rounds.judge(session, judged) else "interrupted"
+
+
+def _search(session: rounds.Session) -> bool:
+    """Runs the trials of the space, or those that a search asks for; False if interrupted."""
+    if session.plan.sweep.search is None:
+        return rounds.search(session)
+    folder, mark = session.ledger.folder, _mark(session.plan)
+    return batches.search(session, lambda plan: _write_plan(folder, plan, session.shelf, mark))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,7 +104,10 @@ def _folder(workdir: str, plan: SweepPlan) -> RunFolder:
 
 def _mark(plan: SweepPlan) -> str:
     """What tells a sweep from others: its trials, whatever expression they came from, and how they are run."""
-    how = f"{plan.sweep.judge} {plan.sweep.halving}" if plan.sweep.judge or plan.sweep.halving else ""
+    sweep = plan.sweep
+    how = f"{sweep.judge} {sweep.halving}" if sweep.judge or sweep.halving else ""
+    if sweep.search is not None:  # the trials are those of the first batch alone
+        how += f" {sweep.search} {sweep.goals} {sweep.cost} {display.space_lines(sweep)}"
     return hashlib.sha256(("".join(trial.fingerprint for trial in plan.trials) + how).encode()).hexdigest()[:16]
 
 
@@ -110,11 +130,16 @@ def _write_start(
     if config_file is not None and config_file.suffix == ".py":
         found.copy_config_file(config_file)
     found.write_json("environment.json", here)
+    _write_plan(found, plan, shelf, _mark(plan))
+
+
+def _write_plan(found: RunFolder, plan: SweepPlan, shelf: Shelf, mark: str) -> None:
+    """Keeps the sweep and its plan; of a search, with the trials that were asked for so far."""
     spec = shelf.load(plan.built[0].group.experiment.data).spec
     found.write_json(
         "sweep.json",
         {
-            "fingerprint": _mark(plan),
+            "fingerprint": mark,
             "sweep": _as_json(plan.sweep),
             "plan": display.as_json(plan),
             "data": {"shape": list(spec.shape), "classes": spec.classes},
@@ -160,4 +185,24 @@ def summarise(
         "done": sum(trial.fingerprint in done for trial in plan.trials),
         "best": best_of(plan.trials),
         "programs": programs,
+        "cost": plan.sweep.cost,
+        "front": _front(plan, done),
     }
+
+
+def _front(plan: SweepPlan, done: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The Pareto front, from the cheapest: its programs, the first trial of the best values of each, and their means.
+
+    Empty where cost does not count.
+    """
+    sign = -1 if plan.sweep.select.endswith("loss") else 1
+    return [
+        {
+            "program": entry.program,
+            "trial": entry.trial.index,
+            "values": display.plain_values(entry.trial),
+            "cost": plan.rows[entry.program].cost(plan.sweep.cost),
+            "value": sign * entry.score,
+        }
+        for entry in rounds.front_of(plan, rounds.best_values(plan, done))
+    ]

@@ -191,7 +191,7 @@ class Drawn(OneField, abc.ABC):
 
     path: str = structure(doc="of the field, as in optimizer.learning_rate")
     trials: int | None = structure(
-        None, "how many to draw; in sobol(...), which says how many itself, None", within="[1, inf)"
+        None, "how many to draw; None in sobol(...) and in a search, which say so themselves", within="[1, inf)"
     )
     seed: int = structure(0, "of the draws")
 
@@ -212,7 +212,7 @@ class Drawn(OneField, abc.ABC):
         return self.quantile(fraction(self.seed, path, index))
 
     def about(self) -> str:
-        return f"{self.trials} drawn {self.distribution()}"
+        return self.distribution() if self.trials is None else f"{self.trials} drawn {self.distribution()}"
 
 
 @config
@@ -551,11 +551,12 @@ class Where(Space):
             yield "constraint", f"{_name(self.constraint)} admits none of the {len(self.space):,} assignments"
 
     def points(self, under: str = "") -> Sequence[Assignment]:
-        def admits(assignment: Assignment) -> bool:
-            known = {path.removeprefix(under): value for path, value in assignment.items()}
-            return bool(_called(self.constraint, _Known(known), "where"))
+        return [assignment for assignment in self.space.points(under) if self.admits(assignment, under)]
 
-        return [assignment for assignment in self.space.points(under) if admits(assignment)]
+    def admits(self, assignment: Assignment, under: str = "") -> bool:
+        """Whether the function admits an assignment of the space, whose paths begin with `under`."""
+        known = {path.removeprefix(under): value for path, value in assignment.items()}
+        return bool(_called(self.constraint, _Known(known), "where"))
 
     def paths(self, under: str = "") -> tuple[str, ...]:
         return self.space.paths(under)

@@ -10,13 +10,14 @@ trial, in whichever sweep and at whichever place. Trials whose configs have the 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
 
 from research.config import config, edge, fingerprint, override, structure, validate
 from research.errors import UserError
+from research.sweeps.search import TPE, Goal, ask, assignments, has_parameters
 from research.sweeps.shelf import Shelf
 from research.sweeps.spaces import Assignment, Computed, Space, value_at
 from research.training.experiment import Experiment
@@ -51,12 +52,28 @@ class Sweep:
     select: Literal["validation/accuracy", "validation/loss"] = structure(
         "validation/accuracy", "what the best trial is best at"
     )
+    search: TPE | None = structure(None, "choose the values by what came of others; all of the space are run if None")
+    cost: Literal["parameters", "multiply_adds"] | None = structure(
+        None, "what the best should have little of as well; only the metric counts if None"
+    )
     halving: Halving | None = structure(None, "let the worse trials leave early; all run to their end if None")
     judge: int = structure(
         3, "fresh seeds on which the best values of each program are trained again and judged", within="[0, inf)"
     )
     judge_most: int = structure(16, "programs that are judged, the best of them", within="[1, inf)")
     name: str = edge("", "what the sweep is called; the config file's name if empty")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.search is not None and not has_parameters(self.space):
+            yield "search", "the space has nothing to choose, but what is repeated or computed; add uniform(...), say"
+        if self.search is not None and self.halving is not None:
+            yield "halving", "it compares all trials with one another, and a search runs them in batches; take one"
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """What becomes of the metric, and of the cost, if all goes well."""
+        metric = "down" if self.select.endswith("loss") else "up"
+        return (metric,) if self.cost is None else (metric, "down")
 
 
 class Trial(NamedTuple):
@@ -86,31 +103,40 @@ class Group(NamedTuple):
 
 
 def trials(sweep: Sweep, shelf: Shelf | None = None) -> list[Trial]:
-    """The trials of a sweep in the order of its space, each config once.
+    """The trials of a sweep in the order of its space, each config once; of a search, those of the first batch.
 
     Raises ConfigError with all problems of all trials: paths that are not there, values of a wrong type or out of
     range, values that cannot be computed. What many trials have in common is told once.
     """
     sweep, shelf = validate(sweep), shelf or Shelf()
-    points = sweep.space.points()
+    points = sweep.space.points() if sweep.search is None else _first_batch(sweep)
     if len(points) > MOST:
         raise UserError(f"space: {len(points):,} trials are more than {MOST:,}; take some: subsample(space, 100)")
     found: dict[str, Trial] = {}
     problems: list[tuple[str, ...]] = []
     for index, assignment in enumerate(points):
         try:
-            experiment, resolved = assign(sweep.base, assignment, shelf)
-            name = fingerprint(experiment)
+            trial = make_trial(sweep.base, index, assignment, shelf)
         except UserError as error:
             problems.append(error.problems)
             continue
-        if name in found:
-            found[name] = found[name]._replace(duplicates=found[name].duplicates + 1)
-        else:
-            found[name] = Trial(index, resolved, experiment, name, 0)
+        first = found.setdefault(trial.fingerprint, trial)
+        if first is not trial:
+            found[trial.fingerprint] = first._replace(duplicates=first.duplicates + 1)
     if problems:
         raise UserError(*_told_once(problems, len(points)))
     return list(found.values())
+
+
+def _first_batch(sweep: Sweep) -> list[Assignment]:
+    points = ask(sweep.search, sweep.space, [], sweep.goals)
+    return [assignment for point in points for assignment in assignments(sweep.space, point)]
+
+
+def make_trial(base: Experiment, index: int, assignment: Assignment, shelf: Shelf) -> Trial:
+    """The trial of an assignment. Raises UserError as `assign`, and for a config that cannot be told as JSON."""
+    experiment, resolved = assign(base, assignment, shelf)
+    return Trial(index, resolved, experiment, fingerprint(experiment), 0)
 
 
 def assign(base: Experiment, assignment: Assignment, shelf: Shelf | None = None) -> tuple[Experiment, Assignment]:

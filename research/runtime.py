@@ -1,7 +1,7 @@
 """What is set for a process before JAX starts, and never against what the user has set.
 
-    remember_programs()       # before jax is imported: what was compiled once is read from the disk
-    use_all_cores()           # before jax computes: a device for each core, for trials that are laid over devices
+remember_programs()       # before jax is imported: what was compiled once is read from the disk
+use_all_cores()           # before jax computes: a device for each core, for trials that are laid over devices
 """
 
 import os

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from research.inspection.costs import Cost, Costs, layer_of
 from research.inspection.flow import Flow, Node, Parameter, Use
 from research.parameters.paths import views
+from research.stacks import as_range, block_paths
 
 
 class Layer(NamedTuple):
@@ -119,7 +120,7 @@ class _Names:
 
     def __init__(self, by_path: Mapping[str, Any], flow: Flow, stacks: Mapping[str, int | range]):
         self.views = {(view.leaf, view.index): path for path, view in views(by_path, stacks).items()}
-        self.stacks = {name: blocks if isinstance(blocks, range) else range(blocks) for name, blocks in stacks.items()}
+        self.stacks = {name: as_range(blocks) for name, blocks in stacks.items()}
         sliced = {parameter.path for parameter in flow.order if parameter.index is not None}
         met = dict.fromkeys(p for p in flow.order if p.index is not None or p.path not in sliced)
         found = {p.path for p in met}
@@ -145,8 +146,7 @@ class _Names:
         """The layers that one stands for."""
         for stack, blocks in self.stacks.items():
             if layer == stack or layer.startswith(stack + "/"):
-                digits = max(2, len(str(blocks.stop - 1)))
-                return [f"{stack}_{block:0{digits}d}{layer.removeprefix(stack)}" for block in blocks]
+                return [f"{block}{layer.removeprefix(stack)}" for block in block_paths(stack, blocks)]
         return [f"{layer}[{i}]" for i in range(self.sliced[layer])] if layer in self.sliced else [layer]
 
     def spread(self, by_layer: Mapping[str, Cost]) -> dict[str, Cost]:

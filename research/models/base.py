@@ -17,9 +17,11 @@ A config derived from `Model` is a model, and so is any Flax module of the user'
     network(Net(), spec)
 """
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -33,7 +35,9 @@ from jax import Array
 
 from research.config import is_config, validate
 from research.errors import UserError, did_you_mean
+from research.models.layers import Dropout
 from research.spec import Spec
+from research.stacks import as_range, block_paths, pieces_in
 
 CLASSES_FIELDS = ("classes", "num_classes", "outputs")
 FEATURES = "intermediates"  # flax's collection for what `capture_intermediates` catches
@@ -65,18 +69,25 @@ class Network(NamedTuple):
 
     init(key) -> variables: plain nested dicts {"params": {...}, "batch_stats": {...} where the model has such state}.
         Values depend on the key and their path alone.
-    apply(variables, inputs, *, train, key=None, features=()) -> (logits, changed):
+    apply(variables, inputs, *, train, key=None, features=(), trained=None, given=None) -> (logits, changed):
         inputs (batch, *spec.shape), logits (batch, spec.classes), or for tokens (batch, positions, spec.classes);
         `key` is needed to train with dropout.
         changed holds every collection but the parameters as it is after a training step, and where `features` names
         layers by path ("stage_0/convolution_0"), their outputs: {"features": {path: array}}; the last one of a layer
         that is called several times. Raises UserError for a path that is no layer's.
+        trained: the paths of the parameters that are trained, all if None. In training, what comes before the first
+        of them, and every batch norm of which none is, runs as it is evaluated: on running averages, without dropout.
+        given: (layer, array), what a layer is given in the place of what comes to it.
+    reach(variables, inputs, *, trained) -> (layer, array): the first layer outside of any stack that is trained, or has
+        something trained in it, and what comes to it in evaluation; (None, None) where something of the model itself or
+        a stack is trained before it, or it is given anything but one array.
     stacks: {"block": 12} where a layer holds the equal blocks block_00 to block_11 stacked, for `parameters.views`;
-        their layers may be asked for by either path.
+        their layers may be asked for by either path. A stack may also be given cut into pieces (`parameters.cut`).
     """
 
     init: Callable[[Array], dict]
     apply: Callable[..., tuple[Array, dict]]
+    reach: Callable[..., tuple[str | None, Array | None]]
     stacks: Mapping[str, int | range] = MappingProxyType({})
 
 
@@ -88,7 +99,7 @@ def network(model: Model | nn.Module, spec: Spec) -> Network:
     config's field that cannot be, and when used, if what comes out has not the shape (batch, classes).
     """
     sized = _Sized(_module(model, spec), type(model).__name__, spec, stacks(model))
-    return Network(sized.init, sized.apply, sized.stacks)
+    return Network(sized.init, sized.apply, sized.reach, sized.stacks)
 
 
 def unboxed(variables: Mapping) -> Mapping:
@@ -125,19 +136,26 @@ class _Sized:
         train: bool,
         key: Array | None = None,
         features: tuple[str, ...] = (),
+        trained: Collection[str] | None = None,
+        given: tuple[str, Array] | None = None,
     ) -> tuple[Array, dict]:
         self._check_inputs(inputs)
         state = [kind for kind in variables if kind != "params"] if train else []
-        asked = _Asked(features, self.stacks)
+        asked = _Asked(features, pieces_in(variables["params"], self.stacks))
         try:
-            outputs, changed = self.module.apply(
-                variables,
-                jnp.asarray(inputs),
-                **self._mode(train),
-                rngs=None if key is None else {"params": key},  # to which flax turns for any other purpose, as dropout
-                mutable=[*state, FEATURES] if features else state,
-                capture_intermediates=asked.is_asked_for if features else False,
-            )
+            with contextlib.ExitStack() as around:
+                if given is not None:
+                    around.enter_context(_given(*given))
+                if train and trained is not None:
+                    around.enter_context(_fixed(trained))
+                outputs, changed = self.module.apply(
+                    variables,
+                    jnp.asarray(inputs),
+                    **self._mode(train),
+                    rngs=None if key is None else {"params": key},  # flax turns to it for any other purpose, as dropout
+                    mutable=[*state, FEATURES] if features else state,
+                    capture_intermediates=asked.is_asked_for if features else False,
+                )
         except flax.errors.InvalidRngError as error:
             if key is not None:
                 raise
@@ -147,6 +165,17 @@ class _Sized:
         self._check_outputs(outputs)
         captured = changed.pop(FEATURES, {})
         return outputs, {**changed, "features": asked.found(captured)} if features else changed
+
+    def reach(self, variables: Mapping, inputs: Array, *, trained: Collection[str]) -> tuple[str | None, Array | None]:
+        stacked = tuple(f"{name}/" for name in pieces_in(variables["params"], self.stacks))
+        if any(path.startswith(stacked) for path in trained) or any("/" not in path for path in trained):
+            return None, None
+        caught: dict[str, list[tuple]] = {}
+        with _watched(trained, caught):
+            self.apply(variables, inputs, train=False)
+        layer, calls = next(iter(caught.items()))
+        arrays = [value for value in calls[0] if isinstance(value, jax.Array)]
+        return (layer, arrays[0]) if len(calls) == 1 and arrays and arrays[0] is calls[0][0] else (None, None)
 
     def _mode(self, train: bool) -> dict[str, bool]:
         """What the module wants to be told of whether it trains."""
@@ -201,6 +230,79 @@ class _Asked:
         return outputs if index is None else outputs[index]
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What is frozen
+
+
+def _fixed(trained: Collection[str]) -> contextlib.AbstractContextManager:
+    """Within it, layers that training does not touch run as they are evaluated.
+
+    Those are all up to the first that is trained, or has something trained in it, and batch norms of which no parameter
+    is trained. Of the model itself, which is around all others, only its own parameters count.
+    """
+    layers, around = _layers_of(trained)
+    met = "" in layers
+
+    def intercept(call, args, kwargs, context):
+        nonlocal met
+        module, path = context.module, "/".join(context.module.path)
+        met = met or path in layers or path in around
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        if isinstance(module, Dropout | nn.Dropout) and not met:
+            return args[0]
+        if isinstance(module, nn.BatchNorm) and path not in layers and (not met or "params" in module.variables):
+            return _on_averages(module, call, args, kwargs)
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(intercept)
+
+
+def _layers_of(trained: Collection[str]) -> tuple[set[str], set[str]]:
+    """The layers that have parameters which are trained, and those around them."""
+    layers = {path.rpartition("/")[0] for path in trained}
+    return layers, {layer[: slash.start()] for layer in layers for slash in re.finditer("/", layer)}
+
+
+def _watched(trained: Collection[str], caught: dict[str, list[tuple]]) -> contextlib.AbstractContextManager:
+    """Within it, `caught` gets what each layer is given that is trained, or has something trained in it."""
+    layers = set().union(*_layers_of(trained))
+
+    def intercept(call, args, kwargs, context):
+        if context.method_name == "__call__" and (path := "/".join(context.module.path)) in layers:
+            caught.setdefault(path, []).append(args)
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(intercept)
+
+
+def _given(layer: str, inputs: Array) -> contextlib.AbstractContextManager:
+    """Within it, a layer is given these inputs, whatever comes to it; what that would be is then of no use."""
+
+    def intercept(call, args, kwargs, context):
+        if context.method_name == "__call__" and "/".join(context.module.path) == layer:
+            args = (inputs, *args[1:])
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(intercept)
+
+
+def _on_averages(module: nn.BatchNorm, call: Callable, args: tuple, kwargs: dict[str, Any]) -> Array:
+    """The outputs of a batch norm by its running averages, whichever way it was told to use the batch's own."""
+    if module.use_running_average is None:
+        return call(args[0], **{**kwargs, "use_running_average": True})
+    told = module.use_running_average
+    object.__setattr__(module, "use_running_average", True)  # flax has no other way to tell a layer that is at work
+    try:
+        return call(*args, **kwargs)
+    finally:
+        object.__setattr__(module, "use_running_average", told)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is given
+
+
 def _is_sown(tree: Any) -> bool:
     """Whether a collection is what a module only reports by `sow`, which is no state: tuples that grow."""
     return any(isinstance(leaf, tuple) for leaf in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, tuple)))
@@ -234,10 +336,7 @@ def _checked(model: Model) -> Model:
 def _stored(path: str, stacks: Mapping[str, int | range]) -> tuple[str, int | None]:
     """The layer that gives the outputs of a path, and which of its stacked blocks if it holds several."""
     for name, blocks in stacks.items():
-        if not path.startswith(f"{name}_"):
-            continue
-        number, slash, rest = path.removeprefix(f"{name}_").partition("/")
-        blocks = blocks if isinstance(blocks, range) else range(blocks)
-        if number.isdecimal() and int(number) in blocks:
-            return f"{name}{slash}{rest}", blocks.index(int(number))
+        for index, block in enumerate(block_paths(name, as_range(blocks))):
+            if path == block or path.startswith(f"{block}/"):
+                return name + path.removeprefix(block), index
     return path, None

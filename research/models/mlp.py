@@ -50,9 +50,8 @@ class _MLP(nn.Module):
         blocks = range(config.depth)
         for indices, skip, scan in ((blocks[:1], False, False), (blocks[1:], config.residual, config.scan)):
             arguments = {"config": config, "skip": skip, "train": train}
-            outputs = stack(
-                _Block, arguments, outputs, indices, depth=config.depth, keys=keys, scan=scan, remat=config.remat
-            )
+            how = {"depth": config.depth, "keys": keys, "scan": scan, "remat": config.remat}
+            outputs = stack(self, _Block, arguments, outputs, indices, **how)
         return nn.Dense(self.classes, name="head")(outputs)
 
 

@@ -1,10 +1,10 @@
 """Equal blocks one after another: unrolled, or scanned over stacked parameters, with the same values either way.
 
-    outputs = stack(Block, {"config": config}, outputs, range(12), depth=12, keys=keys_of(self, dropout=train))
+    outputs = stack(self, Block, {"config": config}, outputs, range(12), depth=12, keys=keys_of(self, dropout=train))
 
 Unrolled, a stack has the layers block_00, block_01, ...; scanned, it has one layer "block" whose parameters have the
 block for their first axis, and `parameters.paths.views` gives them the unrolled paths. A scan is traced and compiled
-once for any depth.
+once for any depth. Where the parameters come cut into pieces, "block[00:10]" and "block[10:12]", each piece is a scan.
 
 So that both draw the same initial weights and the same dropout, blocks take their keys as an argument, and a block's
 keys are a function of its index and of the layer's name within it, whatever Flax would make of the paths.
@@ -18,6 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from research.stacks import pieces_among
 
 
 class Keys(NamedTuple):
@@ -54,6 +56,7 @@ def _fold_name(key: Array, name: str) -> Array:
 
 
 def stack(
+    module: nn.Module,
     block: type[nn.Module],
     arguments: Mapping[str, Any],
     outputs: Array,
@@ -68,7 +71,7 @@ def stack(
     """The outputs of the blocks of `indices`, each `block(**arguments)(outputs, keys, *shared)`, one after another.
 
     `depth` is that of the whole network, which has other blocks too where `indices` are not all of its blocks.
-    To be called in a module's compact `__call__`. `remat` computes each block again in the backward pass.
+    To be called in the compact `__call__` of `module`. `remat` computes each block again in the backward pass.
     """
     if remat:
         block = nn.remat(block, prevent_cse=not scan)  # a scan's body is not merged with what is outside anyway
@@ -80,15 +83,16 @@ def stack(
     def body(block, outputs, keys, *shared):
         return block(outputs, keys, *shared), None
 
-    scanned = nn.scan(
-        body,
-        variable_axes={"params": 0, "batch_stats": 0, "cache": 0, "intermediates": 0},
-        split_rngs={"params": False},
-        in_axes=(0, *(nn.broadcast for _ in shared)),
-        length=len(indices),
-    )
-    of_blocks = jax.vmap(keys.of_block)(jnp.arange(indices.start, indices.stop))
-    outputs, _ = scanned(block(**arguments, name="block"), outputs, of_blocks, *shared)
+    for name, piece in pieces_among(module.variables.get("params", {}), "block", indices).items():
+        scanned = nn.scan(
+            body,
+            variable_axes={"params": 0, "batch_stats": 0, "cache": 0, "intermediates": 0},
+            split_rngs={"params": False},
+            in_axes=(0, *(nn.broadcast for _ in shared)),
+            length=len(piece),
+        )
+        of_blocks = jax.vmap(keys.of_block)(jnp.arange(piece.start, piece.stop))
+        outputs, _ = scanned(block(**arguments, name=name), outputs, of_blocks, *shared)
     return outputs
 
 

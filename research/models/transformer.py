@@ -83,7 +83,7 @@ def run_blocks(
     }
     indices, shared = range(config.depth), (visible, start)
     how = {"depth": config.depth, "keys": keys, "shared": shared, "scan": config.scan, "remat": config.remat}
-    return stack(Block, arguments, tokens, indices, **how)
+    return stack(module, Block, arguments, tokens, indices, **how)
 
 
 def check_tokens(name: str, spec: Spec, context: int | None = None) -> None:

@@ -11,14 +11,23 @@ paths all the same, as *views*:
 
 Where only the later blocks are equal, a range tells which they are: {"block": range(1, 12)} has block_01 to block_11.
 
+A stack may be cut into pieces, so that its first blocks can be frozen and its last ones trained:
+
+    cut(parameters, {"block": 12}, {"block": (10,)})        {"block[00:10]/dense/kernel": ..., "block[10:12]/...": ...}
+    joined(cut(parameters, ...)) == parameters
+    views(cut(parameters, ...), {"block[00:10]": range(0, 10), "block[10:12]": range(10, 12)})      the same paths
+
 Leaves may be arrays or `jax.ShapeDtypeStruct`s, but for `write`, which takes arrays.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from research.stacks import PIECE, as_range, block_paths, pieces
 
 SEPARATOR = "/"
 
@@ -65,7 +74,7 @@ def views(parameters: Mapping[str, Any], stacks: Mapping[str, int | range] | Non
     A stack "encoder/block" of depth 12 has the views encoder/block_00 to encoder/block_11. Raises ValueError where a
     leaf has not the depth of its stack, a stack has no leaves, or a view's path is another's already.
     """
-    stacks = {name: blocks if isinstance(blocks, range) else range(blocks) for name, blocks in (stacks or {}).items()}
+    stacks = {name: as_range(blocks) for name, blocks in (stacks or {}).items()}
     found: dict[str, View] = {}
     unused = set(stacks)
     for leaf, value in parameters.items():
@@ -75,11 +84,11 @@ def views(parameters: Mapping[str, Any], stacks: Mapping[str, int | range] | Non
         else:
             unused.discard(stack)
             blocks = stacks[stack]
-            depth, digits = len(blocks), max(2, len(str(blocks.stop - 1)))
+            depth = len(blocks)
             if not value.shape or value.shape[0] != depth:
                 raise ValueError(f"{leaf!r} of shape {value.shape} is in the stack {stack!r} of depth {depth}")
             rest = leaf.removeprefix(stack)
-            new = {f"{stack}_{block:0{digits}d}{rest}": View(leaf, index) for index, block in enumerate(blocks)}
+            new = {f"{block}{rest}": View(leaf, index) for index, block in enumerate(block_paths(stack, blocks))}
         if clash := found.keys() & new.keys():
             raise ValueError(f"two parameters have the path {min(clash)!r}")
         found.update(new)
@@ -109,3 +118,59 @@ def write(
     if jnp.shape(value) != shape:
         raise ValueError(f"{path!r} has the shape {shape}, not {jnp.shape(value)}")
     return {**parameters, leaf: value if index is None else jnp.asarray(stored).at[index].set(value)}
+
+
+def cut(
+    parameters: Mapping[str, Any], stacks: Mapping[str, int | range], points: Mapping[str, Iterable[int]]
+) -> dict[str, Any]:
+    """The parameters with stacks cut before each of some blocks: {stack: numbers of blocks}."""
+    found: dict[str, Any] = {}
+    for path, leaf in parameters.items():
+        stack = next((name for name in stacks if path.startswith(name + SEPARATOR)), None)
+        if stack is None or not points.get(stack):
+            found[path] = leaf
+            continue
+        blocks = as_range(stacks[stack])
+        for piece, members in pieces(stack, blocks, points[stack]).items():
+            rows = slice(members.start - blocks.start, members.stop - blocks.start)
+            found[piece + path.removeprefix(stack)] = _rows(leaf, rows)
+    return found
+
+
+def joined(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with the pieces of each stack put together again, in the order of the blocks."""
+    found: dict[str, Any] = {}
+    parts: dict[str, list[tuple[int, Any]]] = {}
+    for path, leaf in parameters.items():
+        if (piece := next(_pieces_of(path), None)) is None:
+            found[path] = leaf
+        else:
+            whole, start = piece
+            found.setdefault(whole, None)  # in the place of its first piece
+            parts.setdefault(whole, []).append((start, leaf))
+    for path, pieces_of_it in parts.items():
+        found[path] = _together([leaf for _, leaf in sorted(pieces_of_it, key=lambda part: part[0])])
+    return found
+
+
+def _pieces_of(path: str) -> Iterator[tuple[str, int]]:
+    """The path of the whole stack's leaf, and the first block, if a path is that of a piece."""
+    parts = path.split(SEPARATOR)
+    for i, part in enumerate(parts):
+        if piece := PIECE.fullmatch(part):
+            yield SEPARATOR.join([*parts[:i], piece[1], *parts[i + 1 :]]), int(piece[2])
+
+
+def _rows(leaf: Any, rows: slice) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((rows.stop - rows.start, *leaf.shape[1:]), leaf.dtype)
+    return leaf[rows]
+
+
+def _together(leaves: list[Any]) -> Any:
+    if isinstance(leaves[0], jax.ShapeDtypeStruct):
+        blocks = sum(leaf.shape[0] for leaf in leaves)
+        return jax.ShapeDtypeStruct((blocks, *leaves[0].shape[1:]), leaves[0].dtype)
+    if len(leaves) == 1:
+        return leaves[0]
+    return (np if isinstance(leaves[0], np.ndarray) else jnp).concatenate(leaves)

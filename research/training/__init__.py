@@ -7,6 +7,7 @@ What a config file needs is here by name:
 
 from research.training.duration import Duration, epochs, examples, percent, steps
 from research.training.experiment import EarlyStopping, Experiment
+from research.training.finetuning import Finetuning, Pretrained
 from research.training.objective import CrossEntropy, MaskedToken, NextToken, Objective
 from research.training.optimizers import (
     SGD,
@@ -43,6 +44,7 @@ __all__ = [
     "EarlyStopping",
     "Experiment",
     "Exponential",
+    "Finetuning",
     "InverseSquareRoot",
     "Linear",
     "Lion",
@@ -54,6 +56,7 @@ __all__ = [
     "Objective",
     "OneCycle",
     "Optimizer",
+    "Pretrained",
     "RMSprop",
     "Schedule",
     "StepDecay",

@@ -15,13 +15,12 @@ from research import config
 from research.data import base
 from research.inspection import differences
 from research.models.base import stacks
-from research.parameters import partition
 from research.spec import Spec
 from research.training.checkpoints import Checkpoints
 from research.training.experiment import Experiment
 from research.training.folder import RunFolder
 from research.training.plan import plan_for, shapes
-from research.training.run import load_best
+from research.training.reading import load_best
 
 
 class Side(NamedTuple):
@@ -81,7 +80,7 @@ def _trained(side: Side) -> dict[str, Any]:
     data = base.from_description(told)
     plan = plan_for(side.experiment, data.spec, told["examples"]["train"], data.background)
     state, frozen = load_best(run, side.experiment, plan)
-    return jax.device_get(partition.merge(state.used()[0], frozen))
+    return jax.device_get(plan.parameters(state.used()[0], frozen))
 
 
 def as_json(found: Differences) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from research.commandline.console import console
 from research.inspection.tables import size_of
+from research.training import partitioned
 
 LINES = 20
 """Lines of progress in a pipe, for a whole run; evaluations may add more."""
@@ -48,12 +49,19 @@ def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
     shape = " x ".join(map(str, data["shape"]))
     table.add_row("data", Text.assemble((data["kind"], "bold"), f", {shape}{_told_apart(data)}: {splits}"))
     table.add_row("training", f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['epochs']:.3g} epochs)")
+    if plan.get("features"):
+        shape = " x ".join(map(str, plan["features"]["shape"]))
+        table.add_row("features", f"{shape} to {plan['features']['layer']}, computed once")
     table.add_row("device", plan["device"])
     for number, change in enumerate(plan.get("changes", ())):
         table.add_row("changed" if number == 0 else "", change)
     if plan.get("name"):
         console.print(Text(plan["name"], style="bold"))
     console.print(table)
+    if plan.get("partition"):
+        console.print()
+        partitioned.show(console, plan["layers"], plan["partition"])
+        console.print()
     if "folder" in plan:
         _print_path(console, "run", plan["folder"])
 
@@ -210,6 +218,9 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
         best = summary["best"]
         value = _percent(best["value"]) if best["metric"].endswith("accuracy") else f"{best['value']:.4f}"
         table.add_row("best", f"{best['metric']} {value} at step {best['step']:,}")
+    if "interpolation" in summary:
+        points = (f"{point['share']:.2g}: {_percent(point['accuracy'])}" for point in summary["interpolation"])
+        table.add_row("from source", ", ".join(points))
     if summary.get("skipped"):
         table.add_row("skipped", f"{summary['skipped']:,} steps, for a loss or gradient that was not finite")
     table.add_row("wall time", duration(summary["wall_time"]))

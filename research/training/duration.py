@@ -12,6 +12,7 @@ from typing import Literal
 
 from research.config import config, structure
 from research.errors import UserError, did_you_mean
+from research.parameters.partition import OwnStart
 
 Unit = Literal["steps", "epochs", "examples", "percent"]
 UNITS = {name: name for name in ("steps", "epochs", "examples", "percent")} | {
@@ -24,7 +25,7 @@ UNITS = {name: name for name in ("steps", "epochs", "examples", "percent")} | {
 
 
 @config
-class Duration:
+class Duration(OwnStart):
     """An amount of training."""
 
     amount: float = structure(doc="how many, more than 0", within="(0, inf)")

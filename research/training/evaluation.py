@@ -124,8 +124,11 @@ def _judged(plan: Plan, experiment: Experiment, frozen, trainable, model_state, 
     """Losses, logits and labels of some examples of `data`."""
     batch = share(plan, {"inputs": data.inputs[indices], "labels": data.labels[indices]})
     keys = example_keys(jax.random.key(0), first + indices)
-    inputs = normalise(data.normalisation, batch["inputs"])
-    inputs, labels = experiment.objective.prepare(keys, inputs, batch["labels"], plan.spec)
+    if plan.given is not None:
+        inputs, labels = batch["inputs"], batch["labels"]
+    else:
+        inputs = normalise(data.normalisation, batch["inputs"])
+        inputs, labels = experiment.objective.prepare(keys, inputs, batch["labels"], plan.spec)
     logits, _ = outputs(plan, experiment, frozen, trainable, model_state, inputs, train=False)
     return experiment.objective.losses(logits, labels), logits, labels
 

@@ -15,6 +15,7 @@ from research.models.base import AnyModel
 from research.models.bert import BERT
 from research.parameters.partition import Partition
 from research.training.duration import Duration, epochs, steps
+from research.training.finetuning import Finetuning
 from research.training.objective import CrossEntropy, NextToken, Objective
 from research.training.optimizers import AdamW, Optimizer
 from research.training.schedules import Constant, Schedule
@@ -41,6 +42,7 @@ class Experiment:
     optimizer: Optimizer = structure(AdamW(), "turns gradients into updates")
     schedule: Schedule = structure(Constant(), "the learning rate over time, as a multiple of the optimizer's")
     partition: Partition = structure(Partition(), "which parameters are trained")
+    finetuning: Finetuning | None = structure(None, "what to begin with, and what of it to train")
     duration: Duration = structure(epochs(10), "how long to train: steps, epochs or examples")
     batch_size: int = structure(64, "examples in a step", within="[1, inf)")
     accumulate: int = structure(
@@ -70,6 +72,11 @@ class Experiment:
     )
     tensorboard: bool = edge(False, "also write TensorBoard event files")
 
+    @property
+    def rules(self) -> Partition:
+        """The partition that holds: that of fine-tuning, where there is any."""
+        return self.partition if self.finetuning is None else self.finetuning.partition
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong between fields."""
         if self.batch_size % self.accumulate:
@@ -83,5 +90,22 @@ class Experiment:
             yield "augmentation.mixup", f"makes probabilities of labels, and the objective {kind} takes classes alone"
         if isinstance(self.objective, NextToken) and isinstance(self.model, BERT):
             yield "objective", "BERT sees the next token before it is to tell it; use MaskedToken, or the model GPT"
+        yield from self._said_twice()
         if self.duration.unit == "percent":
             yield "duration", "a percentage of what? say steps, epochs or examples"
+
+    def _said_twice(self) -> Iterator[tuple[str, str]]:
+        """What the partition says, and something else does too."""
+        where = "partition"
+        if self.finetuning is not None:
+            where = "finetuning.partition"
+            if self.partition != Partition():
+                yield "partition", "fine-tuning has one too; say there which parameters are trained"
+            if self.finetuning.stay_close is not None and self.finetuning.source is None:
+                yield "finetuning.stay_close", "to what? there is no source"
+        for i, rule in enumerate(self.rules.rules):
+            if rule.clip is not None and self.clip is not None:
+                yield f"{where}.rules.{i}.clip", f"clipping is said twice, by {rule} and by the experiment's clip"
+            if rule.optimizer is not None and rule.learning_rate is not None:
+                both = "as a multiple, and by its own optimizer"
+                yield f"{where}.rules.{i}.learning_rate", f"{rule} says its learning rate twice, {both}"

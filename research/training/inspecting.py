@@ -14,42 +14,44 @@ import jax.numpy as jnp
 from research.data.base import Loaded
 from research.inspection import Inspection, inspect
 from research.inspection.memory import bytes_of
-from research.parameters.partition import is_kernel
 from research.training import evaluation, step
 from research.training.experiment import Experiment
 from research.training.objective import example_losses
-from research.training.plan import Plan, boundary, shapes
+from research.training.plan import Plan, boundary
 
 
 def inspect_experiment(experiment: Experiment, plan: Plan, loaded: Loaded) -> Inspection:
     """The inspection of one part of a batch (`accumulate`) on one device; nothing is computed or allocated."""
     plan = dataclasses.replace(plan, mesh=None)
     leaves = jax.tree.map(lambda leaf: leaf, boundary(experiment))
-    parameters, model_state = shapes(experiment, plan.spec)
+    state, unchanging = step.state_shapes(plan, boundary(experiment))
+    parameters = state.trainable | {path: unchanging[path] for path in plan.frozen}
+    others = {path: shape for path, shape in unchanging.items() if path not in plan.frozen}
     batch = _batch(plan, experiment, loaded)
 
-    def split(parameters):
-        return {p: parameters[p] for p in plan.trainable}, {p: parameters[p] for p in plan.frozen}
+    def split(parameters, others):
+        trainable = {path: parameters[path] for path in plan.trainable}
+        return trainable, {path: parameters[path] for path in plan.frozen} | others
 
-    def forward(parameters, inputs, targets, state):
-        trainable, frozen = split(parameters)
+    def forward(parameters, inputs, targets, state, others):
+        trainable, frozen = split(parameters, others)
         return step.outputs(plan, leaves, frozen, trainable, state, inputs, train=False)[0]
 
-    def loss(parameters, inputs, targets, state):
-        trainable, frozen = split(parameters)
+    def loss(parameters, inputs, targets, state, others):
+        trainable, frozen = split(parameters, others)
         key = jax.random.key(0)
         logits, _ = step.outputs(plan, leaves, frozen, trainable, state, inputs, train=True, key=key)
         losses = leaves.objective.losses(logits, targets)
-        return example_losses(losses, targets).mean() + leaves.objective.penalty(trainable, is_kernel)
+        return example_losses(losses, targets).mean() + step.penalty(plan, leaves, frozen, trainable)
 
     return inspect(
         forward,
         parameters,
         batch["inputs"],
-        constants=(batch["labels"], model_state),
+        constants=(batch["labels"], state.model_state, others),
         loss=loss,
         frozen=plan.frozen,
-        stacks=plan.network(experiment).stacks,
+        stacks=dict(plan.layout.stacks),
         optimizer_bytes=optimizer_bytes(plan, experiment),
         name=type(experiment.model).__name__,
     )
@@ -66,7 +68,7 @@ def _batch(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str, Any]
 
 def optimizer_bytes(plan: Plan, experiment: Experiment) -> dict[str, int]:
     """The bytes of optimizer state for each trained parameter, by path; under "" what belongs to none, as a count."""
-    state, _ = jax.eval_shape(functools.partial(step.initial_state, plan), boundary(experiment))
+    state, _ = step.state_shapes(plan, boundary(experiment))
     found: dict[str, int] = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer_state):
         names = [getattr(key, "key", None) for key in keys]

@@ -76,7 +76,10 @@ class NonFinite(UserError):
 
 
 def fit(work: Work, edge: Edge, state: State, progress: Progress) -> tuple[State, str]:
-    """Trains to the end, and returns the last state and why it ended: "finished", "stopped early" or "interrupted"."""
+    """Trains to the end of the plan's phase, and returns the last state and why it ended.
+
+    That is "finished", "stopped early" or "interrupted".
+    """
     experiment, plan, _, frozen = work
     if _is_out_of_patience(experiment, progress):
         return state, "stopped early"  # it was killed after its last checkpoint
@@ -108,7 +111,7 @@ def fit(work: Work, edge: Edge, state: State, progress: Progress) -> tuple[State
             end = ends[-1]
             try:
                 rows.settle()  # those of the chunk before: the device is at work on this one
-                is_evaluated = end % evaluate_every == 0 or end == plan.steps
+                is_evaluated = end % evaluate_every == 0 or end == plan.until
                 rows.add(start, ends, logged, is_last=is_evaluated or end % log_every == 0)
                 if is_evaluated:
                     rows.settle()
@@ -149,8 +152,8 @@ def _chunks(
     train = loaded.splits["train"]
     if not plan.streamed:
         data, most = evaluation.to_device(plan, train, loaded.normalisation), 1
-        while step < plan.steps:
-            stop = next_stop(step, (evaluate_every,), plan.steps)
+        while step < plan.until:
+            stop = next_stop(step, (evaluate_every,), plan.until)
             ends = [next_stop(step, (log_every,), stop)]
             while ends[-1] < stop and len(ends) < most:
                 ends.append(next_stop(ends[-1], (log_every,), stop))
@@ -159,10 +162,10 @@ def _chunks(
             most = min(2 * most, WINDOWS) if rows.seconds < QUICK else max(1, most // 2)
         return
     seed, size = work.experiment.data_seed, work.experiment.batch_size
-    batches = feeding.stream(train, seed=seed, first_step=step, steps=plan.steps - step, batch_size=size)
+    batches = feeding.stream(train, seed=seed, first_step=step, steps=plan.until - step, batch_size=size)
     with contextlib.closing(batches):
-        while step < plan.steps:
-            end = next_stop(step, (log_every, evaluate_every, evaluation.STREAMED_CHUNK), plan.steps)
+        while step < plan.until:
+            end = next_stop(step, (log_every, evaluate_every, evaluation.STREAMED_CHUNK), plan.until)
             chunk = stack([next(batches) for _ in range(end - step)], loaded.normalisation)
             yield step, [end], replicate(plan, chunk)
             step = end

@@ -24,11 +24,12 @@ import optax.contrib
 from jaxtyping import ArrayLike
 
 from research.config import config, leaf, structure
+from research.parameters.partition import OwnOptimizer
 
-Decayed = Callable[[str], bool]
+Decayed = Callable[[str], bool | ArrayLike]
 
 
-class Optimizer:
+class Optimizer(OwnOptimizer):
     """Base of the configs of optimizers, which have a leaf `learning_rate`."""
 
     by_layer: ClassVar[bool] = False
@@ -37,7 +38,10 @@ class Optimizer:
     learning_rate: float
 
     def transformation(self, decayed: Decayed) -> optax.GradientTransformation:
-        """Gradients to a direction, of flat dicts; `decayed` tells by its path what weight decay applies to."""
+        """Gradients to a direction, of flat dicts; `decayed` tells by its path what weight decay applies to.
+
+        It may also give a number, by which weight decay is multiplied there.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no transformation()")
 
 
@@ -53,10 +57,10 @@ def transformation_for(
     def stack_of(path, _):
         return next((stack for stack in stacks if path.startswith(f"{stack}/")), "")
 
-    return _by_group(stack_of, lambda stack: stacked if stack else alone)
+    return by_group(stack_of, lambda stack: stacked if stack else alone)
 
 
-def _by_group(
+def by_group(
     group_of: Callable[[str, jax.Array], str], transformation_of: Callable[[str], optax.GradientTransformation]
 ) -> optax.GradientTransformation:
     """Each parameter by the transformation of its group, which is told by its path and shape."""
@@ -99,7 +103,17 @@ def _chain(*parts: optax.GradientTransformation | None) -> optax.GradientTransfo
 def _decayed_weights(rate: ArrayLike | None, decayed: Decayed) -> optax.GradientTransformation | None:
     if rate is None:
         return None
-    return optax.add_decayed_weights(rate, mask=lambda parameters: {path: decayed(path) for path in parameters})
+
+    def decay(path: str, direction: jax.Array, parameter: jax.Array) -> jax.Array:
+        share = decayed(path)
+        if share is False:
+            return direction
+        return direction + (rate if share is True else rate * share) * parameter
+
+    def update(gradient, state, parameters):
+        return {path: decay(path, value, parameters[path]) for path, value in gradient.items()}, state
+
+    return optax.GradientTransformation(lambda parameters: optax.EmptyState(), update)
 
 
 @config
@@ -254,7 +268,7 @@ class Muon(Optimizer):
         muon = _of_matrices(_chain(orthogonalised, scaled))
         adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon, nesterov=True)
         return _chain(
-            _by_group(_muon_or_adam, {"muon": muon, "adam": adam}.__getitem__),
+            by_group(_muon_or_adam, {"muon": muon, "adam": adam}.__getitem__),
             _decayed_weights(self.weight_decay, decayed),
         )
 

@@ -7,7 +7,8 @@ static argument of every jitted function. It is made without allocating a weight
 import dataclasses
 import functools
 import math
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,12 +17,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from research.config import as_arrays
 from research.data.base import Loaded, Streamed
 from research.errors import UserError
-from research.models.base import Network, network
-from research.parameters import partition, paths
+from research.models.base import Network, network, stacks
+from research.parameters import depth, partition, paths
+from research.parameters.partition import Layout
 from research.spec import Spec
 from research.training.duration import to_steps
 from research.training.experiment import Experiment
 from research.training.objective import Objective
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +38,30 @@ class Plan:
     steps: int
     """From the first to the last."""
     trainable: tuple[str, ...]
+    """Paths of the parameters that are trained, as they are stored: a stack may be cut for it."""
     frozen: tuple[str, ...]
+    fixed: tuple[str, ...]
+    """Paths of the model state that no step changes, the running statistics of frozen norms."""
+    begun: tuple[str, ...]
+    """Paths of the parameters and model state that begin as the source has them."""
+    layout: Layout
+    """How parameters are stored and trained, sooner or later."""
+    stored: tuple[str, ...]
+    """Paths of all parameters."""
+    state: tuple[str, ...]
+    """Paths of all model state."""
+    starts: tuple[int, ...]
+    """For each rule of the partition, how many steps there are before it trains."""
+    until: int
+    """How many steps there are before something else begins to be trained, or to the end."""
     fill: float
     """What lies outside a picture, scaled to [0, 1]."""
     streamed: bool
     """Whether training batches come from the host."""
     mesh: Mesh | None
     """The devices that share a batch; None for one."""
+    given: str | None = None
+    """The layer whose inputs stand in the place of the examples; see `training.features`."""
 
     def network(self, experiment: Experiment) -> Network:
         """The model's pure functions; the experiment's leaves may be traced."""
@@ -51,8 +72,23 @@ class Plan:
         return self.examples / experiment.batch_size
 
     def merge(self, trainable: dict[str, Any], frozen: dict[str, Any], model_state: dict[str, Any]) -> dict[str, Any]:
-        """The variables that a network is applied to."""
-        return {"params": paths.unflatten(partition.merge(trainable, frozen)), **paths.unflatten(model_state)}
+        """The variables that a network is applied to. `frozen` holds all that no step changes."""
+        parameters = partition.merge(trainable, {path: frozen[path] for path in self.frozen})
+        state = partition.merge(model_state, {path: frozen[path] for path in self.fixed})
+        return {"params": paths.unflatten(parameters), **paths.unflatten(state)}
+
+    def stacks_of(self, arrays: Iterable[str]) -> dict[str, range]:
+        """Which layers hold blocks stacked, among stored parameters and model state."""
+        return _in_collections(dict(self.layout.stacks), arrays)
+
+    def stays_close(self, experiment: Experiment) -> bool:
+        """Whether the loss is about the distance from the source as well."""
+        return experiment.finetuning is not None and experiment.finetuning.stay_close is not None
+
+    def parameters(self, trainable: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:
+        """All parameters by path, as the model stores them: no stack is cut."""
+        whole = paths.joined(partition.merge(trainable, {path: frozen[path] for path in self.frozen}))
+        return dict(sorted(whole.items()))
 
 
 def make_plan(experiment: Experiment, loaded: Loaded) -> Plan:
@@ -75,19 +111,138 @@ def plan_for(
     size = experiment.batch_size
     if size > examples:
         raise UserError(f"batch_size: {size} is larger than the training split, which has {examples} examples")
-    parameters, _ = shapes(experiment, spec)
-    groups = partition.groups(experiment.partition, tuple(parameters))
-    trainable, frozen = partition.split(parameters, groups)
-    return Plan(
+    parameters, model_state = shapes(experiment, spec)
+    layout = lay_out(experiment, spec, parameters)
+    stored, state = (tuple(cut(experiment, layout, arrays)) for arrays in (parameters, model_state))
+    steps = to_steps(experiment.duration, examples=examples, batch_size=size, total=None)
+    whole = Plan(
         spec=spec,
         examples=examples,
-        steps=to_steps(experiment.duration, examples=examples, batch_size=size, total=None),
-        trainable=tuple(trainable),
-        frozen=tuple(frozen),
+        steps=steps,
+        trainable=(),
+        frozen=(),
+        fixed=(),
+        begun=tuple(_begun(experiment, layout, state)),
+        layout=layout,
+        stored=stored,
+        state=state,
+        starts=_starts(experiment, examples, steps),
+        until=steps,
         fill=1.0 if background == "light" else 0.0,
         streamed=streamed,
         mesh=make_mesh(experiment),
     )
+    return in_phase(whole, 0)
+
+
+def in_phase(plan: Plan, step: int) -> Plan:
+    """The plan as it is after so many steps: what is trained from there on, and until when that is so."""
+    treatments = dict(plan.layout.trained)
+    trainable = [path for path in plan.stored if path in treatments and plan.starts[treatments[path].rule] <= step]
+    frozen = [path for path in plan.stored if path not in set(trainable)]
+    is_fixed = _layers(frozen) - _layers(trainable)
+    return dataclasses.replace(
+        plan,
+        trainable=tuple(trainable),
+        frozen=tuple(frozen),
+        fixed=tuple(path for path in plan.state if _layer_of_state(path) in is_fixed),
+        until=min((start for start in plan.starts if start > step), default=plan.steps),
+    )
+
+
+def _starts(experiment: Experiment, examples: int, steps: int) -> tuple[int, ...]:
+    """How many steps there are before each rule trains. Raises UserError where that is past the end."""
+    found, problems = [], []
+    for rule in experiment.rules.rules:
+        start = 0
+        if rule.after is not None:
+            start = to_steps(rule.after, examples=examples, batch_size=experiment.batch_size, total=steps)
+        if start >= steps:
+            problems.append(f"partition: {rule} would begin at step {start}; there are {steps}")
+        found.append(start)
+    if problems:
+        raise UserError(*problems)
+    return tuple(found)
+
+
+def lay_out(experiment: Experiment, spec: Spec, parameters: dict[str, Any]) -> Layout:
+    """How the parameters, as the model stores them, are stored and trained. Raises UserError with all that is wrong."""
+    found = stacks(experiment.model)
+    views = tuple(paths.views(parameters, found))
+    problems: list[str] = []
+    no_decay = None if experiment.finetuning is None else experiment.finetuning.no_decay
+    undecayed: set[str] = set()
+    if no_decay is not None:
+        try:
+            undecayed = partition.undecayed(no_decay, views)
+        except UserError as error:
+            problems.extend(error.problems)
+    order = views
+    if any(not isinstance(rule.pattern, str) or rule.by_depth is not None for rule in experiment.rules.rules):
+        order = order_of_use(experiment, spec)
+    decayed = partition.is_kernel if no_decay is None else lambda path: path not in undecayed
+    try:
+        layout = partition.lay_out(experiment.rules, parameters, order, stacks=found, decayed=decayed)
+    except UserError as error:
+        raise UserError(*error.problems, *problems) from None
+    claimed = partition.claims(experiment.rules, order)
+    for i, rule in enumerate(experiment.rules.rules):
+        if rule.decay is not None and (both := [path for path in undecayed if claimed[path] == i]):
+            problems.append(f"no_decay: the weight decay of {min(both)} is said twice, here and by {rule}")
+    if problems:
+        raise UserError(*problems)
+    return layout
+
+
+def order_of_use(experiment: Experiment, spec: Spec) -> tuple[str, ...]:
+    """The paths of the parameters in the order in which the network uses them."""
+    net = network(experiment.model, spec)
+    parameters, model_state = shapes(experiment, spec)
+    dtype = np.float32 if spec.tokens is None else np.int32
+
+    def forward(parameters, inputs):
+        state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), paths.unflatten(model_state))
+        return net.apply({"params": paths.unflatten(parameters), **state}, inputs, train=False)[0]
+
+    inputs = jax.ShapeDtypeStruct((1, *spec.shape), dtype)
+    return depth.order_of_use(forward, parameters, inputs, stacks=net.stacks)
+
+
+def cut(experiment: Experiment, layout: Layout, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Parameters and model state, as the model stores them, with stacks cut as the layout says."""
+    return paths.cut(arrays, stacks_of(experiment, arrays), _in_collections(dict(layout.points), arrays))
+
+
+def stacks_of(experiment: Experiment, arrays: Iterable[str]) -> dict[str, int | range]:
+    """Which layers hold blocks stacked, among parameters and model state: {"block": 12, "batch_stats/block": 12}."""
+    return _in_collections(stacks(experiment.model), arrays)
+
+
+def _in_collections(by_stack: dict[str, T], arrays: Iterable[str]) -> dict[str, T]:
+    """What is told by stack, told of those stacks that hold any of these arrays, as parameters or as model state."""
+    arrays = list(arrays)
+    collections = ("", *dict.fromkeys(f"{path.partition('/')[0]}/" for path in arrays))
+    told = {f"{collection}{name}": value for collection in collections for name, value in by_stack.items()}
+    return {name: value for name, value in told.items() if any(path.startswith(f"{name}/") for path in arrays)}
+
+
+def _layers(found: Iterable[str]) -> set[str]:
+    return {path.rpartition("/")[0] for path in found}
+
+
+def _layer_of_state(path: str) -> str:
+    """The layer of a part of the model state: without its collection and its name."""
+    return path.partition("/")[2].rpartition("/")[0]
+
+
+def _begun(experiment: Experiment, layout: Layout, state: Iterable[str]) -> Iterator[str]:
+    """What of the parameters and the model state begins as the source has it."""
+    if experiment.finetuning is None or experiment.finetuning.source is None:
+        return
+    rules = dict(layout.frozen) | {path: treatment.rules for path, treatment in layout.trained}
+    new = {path for path, (rule, *_) in rules.items() if experiment.rules.rules[rule].reinitialise}
+    yield from (path for path in rules if path not in new)
+    yield from (path for path in state if _layer_of_state(path) not in _layers(new))
 
 
 def shapes(experiment: Experiment, spec: Spec) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, Any]]:
@@ -131,8 +286,9 @@ def share(plan: Plan, batch: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def initial_variables(plan: Plan, experiment: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """The parameters and the model state before the first step, by path."""
-    return flattened(plan.network(experiment).init(purpose_key(experiment, "initial parameters")))
+    """New parameters and model state, by path, stored as the plan wants them."""
+    made = flattened(plan.network(experiment).init(purpose_key(experiment, "initial parameters")))
+    return tuple(cut(experiment, plan.layout, arrays) for arrays in made)
 
 
 PURPOSES = ("initial parameters", "dropout", "augmentation", "objective")

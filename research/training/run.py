@@ -6,7 +6,6 @@ Each function reads or writes a run folder (see `training.folder`) and returns w
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -16,20 +15,44 @@ from typing import Any
 import jax
 import numpy as np
 
-from research.commandline.loading import blaming_if_there, load_config, modules_beside
+from research.commandline.loading import blaming_if_there, modules_beside
 from research.config import fingerprint, to_json
 from research.data import base, pictures, text
-from research.data.base import Loaded, Streamed
+from research.data.base import Loaded
 from research.errors import UserError
 from research.inspection import Inspection, tables
+from research.jsonl import encode
 from research.models import GPT, sampling
-from research.parameters import counts
-from research.training import display, evaluation, folder, interruption, loop, step, writers
+from research.parameters import counts, paths
+from research.parameters.partition import listed
+from research.training import (
+    display,
+    evaluation,
+    features,
+    folder,
+    interpolation,
+    interruption,
+    loop,
+    partitioned,
+    phases,
+    sources,
+    step,
+    writers,
+)
 from research.training.checkpoints import Checkpoints, match
 from research.training.experiment import Experiment
 from research.training.folder import RunFolder
 from research.training.inspecting import inspect_experiment
 from research.training.plan import Plan, boundary, make_plan, milestones, plan_for, replicate, shapes
+from research.training.reading import (
+    data_fingerprint,
+    load_best,
+    load_for,
+    parameters_fingerprint,
+    read_experiment,
+    restore_frozen,
+)
+from research.training.sources import Beginning
 from research.training.state import State, as_flat, from_flat
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -39,36 +62,58 @@ from research.training.state import State, as_flat, from_flat
 def inspect(experiment: Experiment, *, compiled: bool = False) -> tuple[dict[str, Any], Inspection]:
     """What a run would do, and its network. Computes nothing and writes nothing; XLA's own figures if `compiled`."""
     loaded = experiment.data.load()
-    plan = make_plan(experiment, loaded)
+    plan, beginning = prepare(experiment, loaded)
     rehearse(experiment, plan, loaded)
-    inspection = inspect_experiment(experiment, plan, loaded)
-    described = describe_plan(experiment, plan, loaded, inspection)
+    inspection = inspect_experiment(experiment, phases.last_plan(plan), loaded)
+    described = describe_plan(experiment, plan, loaded, inspection, beginning)
     if compiled:
         described["compiled"] = xla_figures(experiment, plan, loaded)
     return described, inspection
 
 
-def describe_plan(experiment: Experiment, plan: Plan, loaded: Loaded, inspection: Inspection) -> dict[str, Any]:
+def prepare(experiment: Experiment, loaded: Loaded) -> tuple[Plan, Beginning | None]:
+    """The plan of an experiment, and what it begins with, if not with new values. Raises UserError for both at once."""
+    problems, found = [], []
+    for make in (lambda: make_plan(experiment, loaded), lambda: read_beginning(experiment)):
+        try:
+            found.append(make())
+        except UserError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise UserError(*problems)
+    plan, weights = found
+    return plan, weights and sources.fit(plan, experiment, weights)
+
+
+def read_beginning(experiment: Experiment) -> sources.Weights | None:
+    """What the source of an experiment holds; None where it begins with new values."""
+    finetuning = experiment.finetuning
+    return finetuning.source.read() if finetuning is not None and finetuning.source is not None else None
+
+
+def describe_plan(
+    experiment: Experiment,
+    plan: Plan,
+    loaded: Loaded,
+    inspection: Inspection,
+    beginning: Beginning | None = None,
+) -> dict[str, Any]:
     """A plan as plain data: what `--mode inspect` prints and `inspection.json` holds."""
     parameters, _ = shapes(experiment, plan.spec)
-    frozen = set(plan.frozen)
-    layers = [
-        {
-            "path": path,
-            "shape": list(array.shape),
-            "parameters": counts.by_path(parameters)[path].parameters,
-            "trainable": path not in frozen,
-        }
-        for path, array in parameters.items()
-    ]
+    layers = partitioned.rows(plan, experiment)
+    told = {"rules": partitioned.totals(layers)}
+    if beginning is not None:
+        told |= {"source": beginning.about, "unused": list(beginning.unused)}
     log_every, evaluate_every = milestones(experiment, plan)
     return {
         "name": experiment.name,
         "model": type(experiment.model).__name__,
         "parameters": counts.total(parameters).parameters,
-        "trainable": counts.total({path: parameters[path] for path in plan.trainable}).parameters,
+        "trainable": told["rules"][-1]["trainable"],
         "bytes": counts.total(parameters).bytes,
         "layers": layers,
+        "partition": None if partitioned.is_plain(experiment) else told,
+        "features": _features(plan, experiment, loaded),
         "data": {
             "kind": type(experiment.data).__name__,
             **{name: len(split) for name, split in loaded.splits.items()},
@@ -87,10 +132,18 @@ def describe_plan(experiment: Experiment, plan: Plan, loaded: Loaded, inspection
     }
 
 
+def _features(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str, Any] | None:
+    """Before which layer features are computed once, if they are."""
+    cut = features.find_cut(plan, experiment, loaded)
+    if cut is None:
+        return None
+    return {"layer": cut.layer, "shape": list(cut.features.shape), "dtype": cut.features.dtype.name}
+
+
 def xla_figures(experiment: Experiment, plan: Plan, loaded: Loaded) -> dict[str, int]:
     """What XLA says of a chunk of training, compiled: bytes of arguments, results, what is shared, and the rest."""
     leaves = boundary(experiment)
-    state, frozen = jax.eval_shape(functools.partial(step.initial_state, plan), leaves)
+    state, frozen = step.state_shapes(plan, leaves)
     data = evaluation.data_shapes(plan, experiment, loaded)["train"]
     chunk = step.train_chunk.lower(plan, leaves, frozen, state, data, loop.lengths(0, [1]))
     memory = chunk.compile().memory_analysis()
@@ -133,9 +186,10 @@ def train(
     loaded = experiment.data.load()
     with interruption.signals() as interrupted:
         with blaming_if_there(config_file):
-            plan = make_plan(experiment, loaded)
+            plan, beginning = prepare(experiment, loaded)
             rehearse(experiment, plan, loaded)
-        described = describe_plan(experiment, plan, loaded, inspect_experiment(experiment, plan, loaded))
+        inspection = inspect_experiment(experiment, phases.last_plan(plan), loaded)
+        described = describe_plan(experiment, plan, loaded, inspection, beginning)
         if interrupted():  # there is nothing to save yet
             raise KeyboardInterrupt
         run = folder.create(workdir, experiment.name, fingerprint(experiment))
@@ -146,7 +200,7 @@ def train(
             except BaseException:
                 shutil.rmtree(run.path, ignore_errors=True)
                 raise
-            return _train(run, experiment, loaded, plan, None, interrupted)
+            return _train(run, experiment, loaded, plan, beginning, None, interrupted)
 
 
 def _stem(config_file: Path | None) -> str:
@@ -159,11 +213,11 @@ def rehearse(experiment: Experiment, plan: Plan, loaded: Loaded) -> None:
     What is traced here need not be traced again. Raises whatever the model, objective, schedule or augmentation does.
     """
     leaves = boundary(experiment)
-    state, frozen = jax.eval_shape(functools.partial(step.initial_state, plan), leaves)
     data = evaluation.data_shapes(plan, experiment, loaded)
-    jax.eval_shape(
-        functools.partial(step.train_chunk, plan), leaves, frozen, state, data["train"], loop.lengths(0, [1])
-    )
+    for phase in {phases.last_plan(plan): None, plan: None}:
+        state, frozen = step.state_shapes(phase, leaves)
+        chunk = functools.partial(step.train_chunk, phase)
+        jax.eval_shape(chunk, leaves, frozen, state, data["train"], loop.lengths(0, [1]))
     jax.eval_shape(
         functools.partial(evaluation.evaluate_block, plan), leaves, frozen, *state.used(), data["test"], np.int32(1)
     )
@@ -193,15 +247,17 @@ def resume(path: str, *, command: Sequence[str] = ()) -> dict[str, Any]:
             return previous
         loaded, plan = load_for(run, experiment)
         with interruption.signals() as interrupted:
-            template = jax.eval_shape(lambda: step.initial_state(plan, experiment)[0])
-            restored, at = _restore_latest(run, template), 0
+            _check_partition(run, plan, experiment)
+            restored, beginning, at = _restore_latest(run, plan, experiment), None, 0
             if restored is not None:
                 at = int(restored[0].step)
+            else:
+                beginning = _begin_again(run, plan, experiment)
             if (environment := _if_readable(run, "environment.json")) is not None:
                 run.append_environment(environment, folder.environment(command, None))
             (run.path / "summary.json").unlink(missing_ok=True)  # it told of an interruption
             display.note(f"going on with {run.path} from step {at} of {plan.steps}")
-            return _train(run, experiment, loaded, plan, restored, interrupted)
+            return _train(run, experiment, loaded, plan, beginning, restored, interrupted)
 
 
 def _if_readable(run: RunFolder, name: str) -> Any:
@@ -213,13 +269,41 @@ def _if_readable(run: RunFolder, name: str) -> Any:
         return None
 
 
-def _restore_latest(run: RunFolder, template: State) -> tuple[State, loop.Progress] | None:
+def _check_partition(run: RunFolder, plan: Plan, experiment: Experiment) -> None:
+    """Raises UserError, with the difference, if the partition is no longer what the run began with."""
+    told = _if_readable(run, "inspection.json")
+    if told is None or not all("treatment" in row for row in told["layers"]):  # of a run from before there were rules
+        return
+    then = {row["path"]: row["treatment"] for row in told["layers"]}
+    now = {row["path"]: row["treatment"] for row in partitioned.rows(plan, experiment)}
+    changes: dict[str, list[str]] = {}
+    for path in then.keys() & now.keys():
+        if then[path] != now[path]:
+            changes.setdefault(f"{then[path]} -> {now[path]}", []).append(path)
+    if changes:
+        said = (f"{listed(sorted(paths))}: {change}" for change, paths in sorted(changes.items()))
+        raise UserError(*(f"{run.path}: the partition has changed since the run began; {line}" for line in said))
+
+
+def _begin_again(run: RunFolder, plan: Plan, experiment: Experiment) -> Beginning | None:
+    """What a run that has no checkpoint yet begins with. Raises UserError if the source is no longer what it was."""
+    weights = read_beginning(experiment)
+    if weights is None:
+        return None
+    then = run.read_json("inspection.json")["partition"]["source"]
+    if then != encode(weights.about):
+        raise UserError(f"{run.path}: its source, {then['path']}, has changed since the run began")
+    return sources.fit(plan, experiment, weights)
+
+
+def _restore_latest(run: RunFolder, plan: Plan, experiment: Experiment) -> tuple[State, loop.Progress] | None:
     with Checkpoints(run.checkpoints) as checkpoints:
         latest = checkpoints.restore_latest()
     if latest is None:
         return None
     for line in latest.notes:
         display.note(line)
+    template, _ = step.state_shapes(phases.plan_of(plan, latest.step, latest.arrays), experiment)
     arrays = match(latest.arrays, as_flat(template), str(run.path))
     return from_flat(arrays, template), loop.Progress(**latest.about["progress"])
 
@@ -236,37 +320,56 @@ def _train(run: RunFolder, *arguments) -> dict[str, Any]:
 
 
 def _train_to_the_end(
-    run: RunFolder, experiment: Experiment, loaded: Loaded, plan: Plan, restored, interrupted
+    run: RunFolder,
+    experiment: Experiment,
+    loaded: Loaded,
+    plan: Plan,
+    beginning: Beginning | None,
+    restored,
+    interrupted,
 ) -> dict[str, Any]:
-    state, frozen = step.initial_state(plan, experiment)
-    progress = loop.Progress()
-    if restored is not None:
-        state, progress = restored
-    state, frozen = replicate(plan, (state, frozen))
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
-        if frozen:
-            frozen = _frozen(checkpoints, plan, frozen, saved=restored is not None)
+        if restored is None:
+            progress = loop.Progress()
+            state, frozen = replicate(plan, step.initial_state(plan, experiment, beginning and beginning.arrays))
+            if frozen:
+                checkpoints.save_frozen(frozen)
+        else:
+            state, progress = restored
+            state, frozen = replicate(plan, (state, restore_frozen(checkpoints, plan, experiment)))
         writer = stack.enter_context(writers.MetricWriter(run.path, tensorboard=experiment.tensorboard))
         writer.truncate_after(int(state.step))
         live = stack.enter_context(display.Progress(plan.steps, int(state.step)))
         edge = loop.Edge(writer.write, writer.sync, live.update, live.note, checkpoints, interrupted)
-        work = loop.Work(experiment, plan, loaded, frozen)
-        state, reason = loop.fit(work, edge, state, progress)
+        phase, reason = phases.last_plan(plan), "finished"
+        while reason == "finished" and int(state.step) < plan.steps:
+            phase = phases.plan_at(plan, int(state.step))
+            state, frozen = replicate(phase, phases.enter(phase, experiment, state, frozen))
+            state, reason = _train_phase(loop.Work(experiment, phase, loaded, frozen), edge, state, progress)
         checkpoints.wait()
         writer.sync()
-    summary = summarise(run, work, state, progress, reason)
+    summary = summarise(run, loop.Work(experiment, plan, loaded, frozen), state, progress, reason)
+    if frozen:
+        count = counts.total({path: frozen[path] for path in phase.frozen}).parameters
+        summary["frozen"] = {"parameters": count, "sha256": parameters_fingerprint(frozen), "unchanged": True}
     run.write_json("summary.json", summary)
     return summary
 
 
-def _frozen(checkpoints: Checkpoints, plan: Plan, frozen, *, saved: bool):
-    """The frozen parameters: saved at the start of a run, read back when it goes on."""
-    if not saved:
-        checkpoints.save_frozen(frozen)
-        return frozen
-    arrays = match(checkpoints.restore_frozen(), as_flat(frozen), "the frozen parameters")
-    return replicate(plan, from_flat(arrays, frozen))
+def _train_phase(work: loop.Work, edge: loop.Edge, state: State, progress: loop.Progress) -> tuple[State, str]:
+    """The state at the end of a phase, and why it ended; on features, where a frozen prefix has them computed once.
+
+    Raises RuntimeError if anything frozen is not what it was, to the bit: that would be a bug.
+    """
+    before, trained = parameters_fingerprint(work.frozen), work
+    if (cut := features.find_cut(work.plan, work.experiment, work.loaded)) is not None:
+        on_features = features.on_features(work.plan, work.experiment, work.loaded, cut, state, work.frozen)
+        trained = loop.Work(work.experiment, *on_features, work.frozen)
+    state, reason = loop.fit(trained, edge, state, progress)
+    if parameters_fingerprint(work.frozen) != before:
+        raise RuntimeError("training has changed frozen parameters")
+    return state, reason
 
 
 def summarise(run: RunFolder, work: loop.Work, state: State, progress: loop.Progress, reason: str) -> dict[str, Any]:
@@ -285,44 +388,24 @@ def summarise(run: RunFolder, work: loop.Work, state: State, progress: loop.Prog
     if progress.best_step is None:
         raise loop.NonFinite(f"{run.path}: no evaluation had a finite loss, so there is no best checkpoint to test")
     best, frozen = load_best(run, work.experiment, work.plan)
-    return summary | {"test": loop.report(work._replace(frozen=frozen), best, "test")}
+    work = work._replace(frozen=frozen)
+    summary["test"] = loop.report(work, best, "test")
+    finetuning = work.experiment.finetuning
+    if finetuning is not None and finetuning.interpolate is not None:
+        try:
+            source = _begin_again(run, work.plan, work.experiment).arrays
+            summary["interpolation"] = interpolation.curve(work, source, best, _shares(finetuning.interpolate))
+        except UserError as error:
+            display.note(f"no interpolation: {error}")
+    return summary
+
+
+def _shares(points: int) -> list[float]:
+    return [point / (points - 1) for point in range(points)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading a run
-
-
-def read_experiment(run: RunFolder) -> Experiment:
-    """The experiment of a run, with the classes of its config file."""
-    return load_config(str(run.path / "config.json"), (Experiment,)).config
-
-
-def load_for(run: RunFolder, experiment: Experiment) -> tuple[Loaded, Plan]:
-    """The data and plan of a run. Raises UserError if the data is no longer what it was."""
-    loaded = experiment.data.load()
-    then, now = run.read_json("data.json")["fingerprint"], data_fingerprint(loaded)
-    if then != now:
-        raise UserError(f"{run.path}: the data has changed since the run began ({type(experiment.data).__name__})")
-    return loaded, make_plan(experiment, loaded)
-
-
-def load_best(run: RunFolder, experiment: Experiment, plan: Plan) -> tuple[State, dict[str, jax.Array]]:
-    """The best checkpoint of a run, or the latest where the best is damaged: its state, and the frozen parameters."""
-    template, frozen = jax.eval_shape(lambda: step.initial_state(plan, experiment))
-    with Checkpoints(run.checkpoints) as checkpoints:
-        try:
-            found = checkpoints.restore_best()
-        except UserError as error:
-            if not checkpoints.steps("best") or not checkpoints.steps():
-                raise
-            display.note(f"{error}; using the latest checkpoint in its place")
-            found = checkpoints.restore_latest()
-        if frozen:
-            frozen = from_flat(match(checkpoints.restore_frozen(), as_flat(frozen), str(run.path)), frozen)
-    for line in found.notes:
-        display.note(line)
-    state = from_flat(match(found.arrays, as_flat(template), str(run.path)), template)
-    return replicate(plan, (state, frozen))
 
 
 def evaluate(path: str, *, split: str = "test") -> dict[str, Any]:
@@ -333,6 +416,23 @@ def evaluate(path: str, *, split: str = "test") -> dict[str, Any]:
     state, frozen = load_best(run, experiment, plan)
     figures = loop.report(loop.Work(experiment, plan, loaded, frozen), state, split)
     return {"folder": str(run.path), "split": split, "step": int(state.step), split: figures}
+
+
+def interpolate(path: str, *, points: int = 11, split: str = "validation") -> list[dict[str, float]]:
+    """Loss and accuracy of a fine-tuned run along the line from its source: [{"share", "loss", "accuracy"}, ...].
+
+    Raises UserError for a run that began with new values, and where its source is gone or is no longer what it was.
+    """
+    run = folder.open_run(path)
+    experiment = read_experiment(run)
+    loaded, plan = load_for(run, experiment)
+    beginning = _begin_again(run, plan, experiment)
+    if beginning is None:
+        raise UserError(f"{run.path}: began with new values; there is no source to go back to")
+    state, frozen = load_best(run, experiment, plan)
+    return interpolation.curve(
+        loop.Work(experiment, plan, loaded, frozen), beginning.arrays, state, _shares(points), split
+    )
 
 
 def predict(path: str, files: Sequence[str]) -> list[dict[str, Any]]:
@@ -376,8 +476,8 @@ def sample(path: str, prompt: str, *, count: int | None = None, seed: int = 0, *
         raise UserError(f"{run.path}: is of {what}; only GPT on the bytes of a text can be sampled from")
     plan = plan_for(experiment, data.spec, told["examples"]["train"], data.background)
     state, frozen = load_best(run, experiment, plan)
-    trainable, model_state = state.used()
-    parameters = plan.merge(trainable, frozen, model_state)["params"]
+    trainable, _ = state.used()
+    parameters = paths.unflatten(plan.parameters(trainable, frozen))
     tokens = text.as_tokens(prompt)[None]
     if count is None:
         count = max(data.spec.shape[0] - tokens.shape[1], 0)
@@ -390,14 +490,3 @@ def sample(path: str, prompt: str, *, count: int | None = None, seed: int = 0, *
         "text": text.as_text(written[0]),
         "tokens": written[0].tolist(),
     }
-
-
-def data_fingerprint(loaded: Loaded) -> str:
-    """Sixteen hexadecimal digits that change when any example or label does (labels alone where data is streamed)."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, split in sorted(loaded.splits.items()):
-        digest.update(f"{name} {len(split)}".encode())
-        digest.update(np.ascontiguousarray(split.labels))
-        if not isinstance(split, Streamed):
-            digest.update(np.ascontiguousarray(split.inputs))
-    return digest.hexdigest()

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from research.config import config, leaf, structure
+from research.parameters.partition import OwnSchedule
 from research.training.duration import Duration, percent, to_scheduled_steps
 
 InSteps = Callable[[Duration], int]
 
 
-class Schedule:
+class Schedule(OwnSchedule):
     """Base of the configs of schedules. A subclass has a field `warmup` and says how the rate goes on after it."""
 
     warmup: Duration | None

@@ -20,17 +20,17 @@ from research.data import order
 from research.data.augmentation import augment
 from research.data.base import Normalisation, normalise
 from research.errors import UserError
-from research.models.base import stacks
 from research.parameters import paths
-from research.parameters.partition import is_kernel
-from research.training import metrics, schedules
+from research.training import groups, metrics
 from research.training.experiment import Experiment
 from research.training.objective import example_losses
-from research.training.optimizers import transformation_for
 from research.training.plan import Plan, initial_variables, purpose_key, share
 from research.training.state import Parameters, State
 
 Batch = dict[str, jax.Array]
+
+SOURCE = "source/"
+"""What comes before the path of a parameter, among what no step changes, where it is what to stay close to."""
 
 
 class Data(NamedTuple):
@@ -45,16 +45,39 @@ class Data(NamedTuple):
     normalisation: Normalisation | None
 
 
-def initial_state(plan: Plan, experiment: Experiment) -> tuple[State, Parameters]:
-    """The state before the first step, and the frozen parameters."""
+def initial_state(plan: Plan, experiment: Experiment, source: Parameters | None = None) -> tuple[State, Parameters]:
+    """The state before the first step, and what no step changes: what is frozen, and what training is to stay close to.
+
+    source: what training begins with in the place of new values, for each of `plan.begun`. It is an argument of its
+    own, so that no program has weights for constants. Raises ValueError where it is needed and not given.
+    """
+    if plan.begun and source is None:
+        raise ValueError("this experiment begins with the parameters of a source, which `training.sources` reads")
     parameters, model_state = initial_variables(plan, experiment)
-    frozen = {path: parameters[path] for path in plan.frozen}
+    if plan.begun:
+        parameters, model_state = (
+            {path: source.get(path, tree[path]) for path in tree} for tree in (parameters, model_state)
+        )
     trainable = {path: parameters[path] for path in plan.trainable}
-    return _initial_state(experiment, trainable, model_state), frozen
+    frozen = {path: parameters[path] for path in plan.frozen} | {path: model_state[path] for path in plan.fixed}
+    if plan.stays_close(experiment):
+        frozen |= {SOURCE + path: value for path, value in trainable.items() if path in plan.begun}
+    moving = {path: value for path, value in model_state.items() if path not in plan.fixed}
+    return _initial_state(plan, experiment, trainable, moving), frozen
 
 
-@jax.jit
-def _initial_state(experiment: Experiment, trainable: Parameters, model_state: Parameters) -> State:
+def state_shapes(plan: Plan, experiment: Experiment) -> tuple[State, Parameters]:
+    """Shapes and dtypes of what `initial_state` gives; nothing is computed, and no source is needed."""
+
+    def begin(experiment):
+        parameters, model_state = initial_variables(plan, experiment)
+        return initial_state(plan, experiment, {**parameters, **model_state})
+
+    return jax.eval_shape(begin, experiment)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial_state(plan: Plan, experiment: Experiment, trainable: Parameters, model_state: Parameters) -> State:
     zero = jnp.zeros((), jnp.uint32)
     average = None
     if experiment.average is not None:
@@ -63,15 +86,11 @@ def _initial_state(experiment: Experiment, trainable: Parameters, model_state: P
         step=zero,
         trainable=trainable,
         model_state=model_state,
-        optimizer_state=_transformation(experiment).init(trainable),
+        optimizer_state=groups.transformation(plan, experiment).init(trainable),
         average=average,
         skipped=zero,
         skipped_in_row=zero,
     )
-
-
-def _transformation(experiment: Experiment):
-    return transformation_for(experiment.optimizer, is_kernel, stacks(experiment.model))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -86,6 +105,8 @@ def batch_at(plan: Plan, experiment: Experiment, data: Data, step: jax.Array, fi
         indices = order.indices(experiment.data_seed, step, batch_size=experiment.batch_size, examples=plan.examples)
         batch = {"inputs": data.inputs[indices], "labels": data.labels[indices]}
     batch = share(plan, batch)
+    if plan.given is not None:
+        return batch
     inputs, labels = batch["inputs"], batch["labels"]
     if experiment.augmentation is None:
         inputs = normalise(data.normalisation, inputs)
@@ -118,13 +139,22 @@ def example_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
 
 def outputs(plan: Plan, experiment: Experiment, frozen, trainable, model_state, inputs, **options) -> tuple[Any, Any]:
     """Logits in float32, and what the model changed, computed in the experiment's precision."""
-    variables = plan.merge(trainable, frozen, model_state)
-    if experiment.precision != "float32":
-        low = jnp.dtype(experiment.precision)
-        variables = {**variables, "params": jax.tree.map(lambda x: x.astype(low), variables["params"])}
-        inputs = inputs.astype(low) if jnp.issubdtype(inputs.dtype, jnp.floating) else inputs
-    logits, changed = plan.network(experiment).apply(variables, inputs, **options)
+    if plan.given is not None:
+        options["given"] = (plan.given, inputs)
+        inputs = jnp.zeros((len(inputs), *plan.spec.shape), jnp.float32 if plan.spec.tokens is None else jnp.int32)
+    variables, inputs = in_precision(experiment, plan.merge(trainable, frozen, model_state), inputs)
+    trained = plan.trainable if plan.frozen else None
+    logits, changed = plan.network(experiment).apply(variables, inputs, trained=trained, **options)
     return logits.astype(jnp.float32), changed
+
+
+def in_precision(experiment: Experiment, variables: dict[str, Any], inputs: jax.Array) -> tuple[dict[str, Any], Any]:
+    """Variables and inputs as the network computes with them."""
+    if experiment.precision == "float32":
+        return variables, inputs
+    low = jnp.dtype(experiment.precision)
+    variables = {**variables, "params": jax.tree.map(lambda x: x.astype(low), variables["params"])}
+    return variables, inputs.astype(low) if jnp.issubdtype(inputs.dtype, jnp.floating) else inputs
 
 
 def loss_and_gradient(plan: Plan, experiment: Experiment, frozen, trainable, model_state, batch, key):
@@ -139,9 +169,18 @@ def loss_and_gradient(plan: Plan, experiment: Experiment, frozen, trainable, mod
         new_state = paths.flatten(changed)
         new_state = {path: new_state[path].astype(old.dtype) for path, old in model_state.items()}
         mean = example_losses(losses, batch["labels"]).mean()
-        return mean + experiment.objective.penalty(trainable, is_kernel), (sums, new_state)
+        return mean + penalty(plan, experiment, frozen, trainable), (sums, new_state)
 
     return jax.value_and_grad(loss, has_aux=True)(trainable)
+
+
+def penalty(plan: Plan, experiment: Experiment, frozen, trainable) -> jax.Array | float:
+    """What is added to the mean loss for the parameters: the objective's, and that for moving away from the source."""
+    found = experiment.objective.penalty(trainable, groups.is_decayed(plan).__getitem__)
+    if plan.stays_close(experiment):
+        moved = (trainable[path] - frozen[SOURCE + path] for path in plan.trainable if path in plan.begun)
+        found += experiment.finetuning.stay_close / 2 * sum(jnp.sum(jnp.square(value)) for value in moved)
+    return found
 
 
 def accumulated(plan: Plan, experiment: Experiment, frozen, state: State, batch: Batch):
@@ -180,6 +219,7 @@ class Step(NamedTuple):
     """() each, the sum of squares of the gradient of each parameter, before clipping."""
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)  # for its trace to be kept: it is asked for repeatedly
 def train_step(
     plan: Plan, experiment: Experiment, frozen: Parameters, state: State, batch: Batch
 ) -> tuple[State, Step]:
@@ -188,12 +228,10 @@ def train_step(
     squares = jax.tree.map(lambda g: jnp.sum(jnp.square(g)), gradient)
     norm = jnp.sqrt(sum(squares.values()))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    if experiment.clip is not None:
-        factor = jnp.minimum(1.0, experiment.clip / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
-        gradient = jax.tree.map(lambda g: g * factor, gradient)
-    direction, optimizer_state = _transformation(experiment).update(gradient, state.optimizer_state, state.trainable)
-    rate = learning_rate(plan, experiment, state.step)
-    update = jax.tree.map(lambda d: -rate * d, direction)
+    gradient = groups.clipped(plan, experiment, gradient, norm)
+    transformation = groups.transformation(plan, experiment)
+    direction, optimizer_state = transformation.update(gradient, state.optimizer_state, state.trainable)
+    update = groups.scaled(groups.learning_rates(plan, experiment, state.step), direction)
     trainable = jax.tree.map(jnp.add, state.trainable, update)
     new = (trainable, model_state, optimizer_state, averaged(experiment, state, trainable, model_state))
     old = (state.trainable, state.model_state, state.optimizer_state, state.average)
@@ -211,12 +249,6 @@ def train_step(
     sums = {name: jnp.where(finite, value, 0) for name, value in sums.items()}
     sums |= {"objective": jnp.where(finite, loss, 0), "gradient_norm": jnp.where(finite, norm, 0)}
     return new_state, Step({**sums, "steps": 1 - bad, "skipped": bad}, squares)
-
-
-def learning_rate(plan: Plan, experiment: Experiment, step: jax.Array) -> jax.Array:
-    """The learning rate of a step."""
-    multiplier = schedules.multiplier(experiment.schedule, step, plan.steps, plan.steps_per_epoch(experiment))
-    return experiment.optimizer.learning_rate * multiplier
 
 
 def averaged(experiment: Experiment, state: State, trainable: Parameters, model_state: Parameters):
@@ -261,6 +293,7 @@ def train_chunk(
     return state, {name: rows[:, column] for column, name in enumerate(names)}
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def train_window(
     plan: Plan,
     experiment: Experiment,
@@ -293,7 +326,7 @@ def train_window(
     carry = (state, *_zeros(plan, experiment, frozen, state, data), none_skipped), state.trainable
     (state, totals, squares, longest), before = jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(2), part, carry)
     logged = {
-        "learning_rate": learning_rate(plan, experiment, state.step - 1),
+        "learning_rate": groups.learning_rate(plan, experiment, state.step - 1),
         "longest_skipped": longest[0],
         "longest_skipped_end": longest[1],
     }

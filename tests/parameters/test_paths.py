@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from research.parameters import View, flatten, read, unflatten, views, write
+from research.parameters import View, cut, flatten, joined, read, unflatten, views, write
 
 STACKED = {
     "embed/kernel": np.arange(6.0).reshape(2, 3),
@@ -76,3 +76,41 @@ def test_mistakes_are_named():
         views(STACKED, {"blok": 3})
     with pytest.raises(ValueError, match="two parameters have the path 'b_00/w'"):
         views({"b/w": np.zeros(1), "b_00/w": np.zeros(1)}, {"b": 1})
+
+
+@pytest.mark.parametrize("kind", ["arrays", "shapes"])
+def test_a_stack_is_cut_and_joined_bit_for_bit(kind):
+    block = np.arange(12, dtype=np.float32).reshape(4, 3)
+    block[1, 1:] = np.array([0x80000000, 0x7FC12345], np.uint32).view(np.float32)  # -0.0 and a NaN with a message
+    parameters = {"block/kernel": block, "head": np.ones(2)}
+    if kind == "shapes":
+        parameters = jax.eval_shape(lambda: parameters)
+    pieces = cut(parameters, {"block": range(1, 5)}, {"block": (2, 4)})
+    assert {path: leaf.shape for path, leaf in pieces.items()} == {
+        "block[01:02]/kernel": (1, 3),
+        "block[02:04]/kernel": (2, 3),
+        "block[04:05]/kernel": (1, 3),
+        "head": (2,),
+    }
+    stacks = {"block[01:02]": range(1, 2), "block[02:04]": range(2, 4), "block[04:05]": range(4, 5)}
+    assert list(views(pieces, stacks)) == list(views(parameters, {"block": range(1, 5)}))
+    whole = joined(dict(reversed(pieces.items())))
+    assert whole.keys() == parameters.keys()
+    assert whole["block/kernel"].shape == (4, 3)
+    if kind == "arrays":
+        assert whole["block/kernel"].tobytes() == block.tobytes()
+        np.testing.assert_array_equal(read(pieces, "block_03/kernel", stacks), block[2])
+
+
+def test_nothing_to_cut_is_left_alone():
+    parameters = {"block/kernel": np.ones((3, 2)), "block_00/kernel": np.ones(2)}
+    assert cut(parameters, {"block": range(1, 4)}, {"block": ()}) == parameters
+    assert joined(parameters) == parameters
+
+
+def test_blocks_of_deep_stacks_keep_their_digits_in_pieces():
+    parameters = {"block/kernel": np.zeros((120, 1))}
+    pieces = cut(parameters, {"block": 120}, {"block": (7,)})
+    assert list(pieces) == ["block[000:007]/kernel", "block[007:120]/kernel"]
+    stacks = {"block[000:007]": range(7), "block[007:120]": range(7, 120)}
+    assert list(views(pieces, stacks)) == list(views(parameters, {"block": 120}))

@@ -1,0 +1,44 @@
+"""The line from where fine-tuning began to where it ended, and how good the networks on it are.
+
+Where the way is straight, the network half way is often better than either end, on other data above all (Wortsman et
+al., 2022). What the source has not, such as a new head, is that of the result all along the line.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+
+from research.training import loop
+from research.training.state import Parameters, State
+
+
+def between(source: Parameters, state: State, share: float) -> State:
+    """The state whose parameters and model state are (1 - share) of the source's and `share` of those it has.
+
+    source: by stored path, as `sources.fit` gives it. At 0 and 1 they are the ends, to the bit.
+    """
+
+    def mixed(result: Parameters) -> Parameters:
+        return {path: _mixed(source[path], value, share) if path in source else value for path, value in result.items()}
+
+    trainable, model_state = state.used()
+    return dataclasses.replace(state, trainable=mixed(trainable), model_state=mixed(model_state), average=None)
+
+
+def _mixed(start: Any, end: Any, share: float) -> Any:
+    if share in (0, 1) or not jnp.issubdtype(end.dtype, jnp.floating):
+        return end if share else jnp.asarray(start)
+    return (1 - share) * start + share * end
+
+
+def curve(
+    work: loop.Work, source: Parameters, state: State, shares: Iterable[float], split: str = "validation"
+) -> list[dict[str, float]]:
+    """Loss and accuracy on a split at points of the line: [{"share", "loss", "accuracy"}, ...]."""
+    found = []
+    for share in shares:
+        figures = loop.report(work, between(source, state, share), split)
+        found.append({"share": share, "loss": figures["loss"], "accuracy": figures["accuracy"]})
+    return found

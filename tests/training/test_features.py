@@ -1,0 +1,153 @@
+"""Training on features that are computed once is training on the examples, and costs nothing before the cut."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.data import Digits
+from research.data.augmentation import Augmentation
+from research.models import MLP, ConvNet, ViT
+from research.parameters import Partition, freeze, last_blocks, layerwise_decay, linear_probe, onwards, others, train
+from research.training import AdamW, CrossEntropy, Finetuning, Objective, run, steps
+from research.training.evaluation import to_device
+from research.training.features import find_cut, on_features
+from research.training.folder import open_run
+from research.training.loop import lengths
+from research.training.plan import boundary, make_plan, replicate
+from research.training.step import initial_state, train_chunk
+
+MODELS = {
+    "mlp": MLP(depth=3, width=8, norm="batch", dropout=0.4),
+    "mlp-scan": MLP(depth=3, width=8, norm="layer", dropout=0.4, scan=True),
+}
+
+
+def probe(tiny, **fields):
+    return tiny(**{"finetuning": Finetuning(partition=linear_probe()), "optimizer": AdamW(learning_rate=0.01)} | fields)
+
+
+def both(experiment, count=20):
+    """The states after some steps on the examples and on features, and what was logged of them."""
+    loaded = experiment.data.load()
+    plan, leaves = make_plan(experiment, loaded), boundary(experiment)
+    cut = find_cut(plan, experiment, loaded)
+    found = []
+    for is_cut in (False, True):
+        state, frozen = replicate(plan, initial_state(plan, leaves))
+        how, data = on_features(plan, experiment, loaded, cut, state, frozen) if is_cut else (plan, loaded)
+        examples = to_device(how, data.splits["train"], data.normalisation)
+        found.append(train_chunk(how, leaves, frozen, state, examples, lengths(0, [count])))
+    return cut, found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_steps_are_those_on_the_examples(tiny, name):
+    cut, ((state, logged), (again, logged_again)) = both(probe(tiny, model=MODELS[name], clip=1.0, average=0.9))
+    assert (cut.layer, cut.features.shape) == ("head", (8,))
+    for path, value in state.trainable.items():
+        np.testing.assert_allclose(again.trainable[path], value, rtol=1e-5, atol=1e-6, err_msg=path)
+    for name, value in logged.items():
+        np.testing.assert_allclose(logged_again[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_any_layer_may_be_the_first_that_is_trained(tiny):
+    partition = Partition(train(onwards("stage_1")), freeze(others()))
+    model = ConvNet(features=(2, 3), hidden=(4,), norm="batch", dropout=0.5)
+    fields = {"data": Digits(), "model": model, "batch_size": 64, "finetuning": Finetuning(partition=partition)}
+    cut, ((state, _), (again, _)) = both(probe(tiny, **fields), count=3)
+    assert cut.layer.startswith("stage_1")
+    assert cut.features.shape == (4, 4, 2)
+    moved = again.trainable | again.model_state
+    for path, value in (state.trainable | state.model_state).items():
+        np.testing.assert_allclose(moved[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+def test_a_run_on_features_ends_where_the_one_on_examples_does(tiny, tmp_path, monkeypatch, capsys):
+    experiment = probe(tiny, model=MODELS["mlp"], name="cut", precision="bfloat16")
+    summary = run.train(experiment, workdir=str(tmp_path))
+    told = open_run(summary["folder"]).read_json("inspection.json")["features"]
+    assert told == {"layer": "head", "shape": [8], "dtype": "bfloat16"}
+    assert "8 to head, computed once" in capsys.readouterr().out
+    assert run.evaluate(summary["folder"])["test"] == summary["test"]
+    monkeypatch.setattr(run.features, "find_cut", lambda *_: None)
+    whole = run.train(experiment, workdir=str(tmp_path))
+    assert summary["test"]["loss"] == pytest.approx(whole["test"]["loss"], rel=1e-3)
+    assert summary["best"]["step"] == whole["best"]["step"]
+
+
+def test_what_is_before_the_cut_is_no_part_of_the_program(tiny):
+    experiment = probe(tiny, model=MLP(depth=6, width=64))
+    loaded = experiment.data.load()
+    plan, leaves = make_plan(experiment, loaded), boundary(experiment)
+    state, frozen = initial_state(plan, leaves)
+    cut = find_cut(plan, experiment, loaded)
+    flops = []
+    for how, data in ((plan, loaded), on_features(plan, experiment, loaded, cut, state, frozen)):
+        examples = to_device(how, data.splits["train"], data.normalisation)
+        program = train_chunk.lower(how, leaves, frozen, state, examples, lengths(0, [1])).compile()
+        flops.append(program.cost_analysis()["flops"])
+    before = 2 * 16 * (6 * 64 + 5 * 64 * 64)
+    assert flops[0] - flops[1] == pytest.approx(before, rel=0.2)
+
+
+class Skipping(nn.Module):
+    """A head that is given what the inputs are as well, and one that is given the inputs behind its back."""
+
+    classes: int | None = None
+    hidden_ways: bool = False
+
+    @nn.compact
+    def __call__(self, inputs):
+        outputs = nn.Dense(4, name="hidden")(inputs)
+        if self.hidden_ways:
+            return nn.Dense(self.classes, name="head")(outputs) + inputs[:, :1]
+        return nn.Dense(self.classes, name="head")(jnp.concatenate([outputs, inputs], axis=1))
+
+
+class Own(Objective):
+    """One that makes its targets of the examples."""
+
+    def prepare(self, keys, inputs, labels, spec):
+        return inputs, labels
+
+    def losses(self, logits, labels):
+        return CrossEntropy().losses(logits, labels)
+
+
+def test_a_cut_is_where_all_that_follows_is_told_by_the_features(tiny):
+    def layer(**fields):
+        experiment = probe(tiny, **fields)
+        loaded = experiment.data.load()
+        cut = find_cut(make_plan(experiment, loaded), experiment, loaded)
+        return cut and cut.layer
+
+    assert layer(model=Skipping()) == "head"
+    assert layer(model=Skipping(hidden_ways=True)) is None
+    assert layer(model=MODELS["mlp"]) == "head"
+    assert layer(model=MODELS["mlp"], finetuning=None) is None
+    assert layer(model=MODELS["mlp"], finetuning=Finetuning(partition=last_blocks(1))) == "block_02"
+    assert layer(model=MODELS["mlp-scan"], finetuning=Finetuning(partition=last_blocks(1))) is None
+    assert layer(model=MODELS["mlp"], finetuning=Finetuning(partition=layerwise_decay(0.5))) is None
+    assert layer(model=MODELS["mlp"], duration=steps(3)) is None  # not all features would be used
+    assert layer(model=MODELS["mlp"], norms="activations") is None
+    assert layer(model=MODELS["mlp"], objective=Own()) is None
+    pictures = {"data": Digits(), "model": ConvNet(features=(2,)), "duration": steps(100)}
+    assert layer(**pictures) == "head"
+    assert layer(**pictures, augmentation=Augmentation(shift=1.0)) is None
+    assert layer(**pictures | {"model": ViT(depth=1, width=4, heads=1, patch=4, scan=True)}) == "head"
+
+
+def test_streamed_data_and_features_too_large_for_memory_are_left(tiny, streamed, monkeypatch):
+    from research.training import features
+
+    experiment = probe(tiny, data=streamed)
+    loaded = experiment.data.load()
+    assert find_cut(make_plan(experiment, loaded), experiment, loaded) is None
+    experiment = probe(tiny)
+    loaded = experiment.data.load()
+    plan = make_plan(experiment, loaded)
+    monkeypatch.setattr(features, "MOST_BYTES", (50 + 23) * 8 * 4)
+    assert find_cut(plan, experiment, loaded) is not None
+    monkeypatch.setattr(features, "MOST_BYTES", (50 + 23) * 8 * 4 - 1)
+    assert find_cut(plan, experiment, loaded) is None

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 20_000
 CACHE = Path(os.environ.get("FATHOM_CACHE") or Path(__file__).parents[1] / ".pytest_cache") / "jax"
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
@@ -19,6 +21,20 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 
 settings.register_profile("fathom", deadline=None)  # the first example of a test may compile
 settings.load_profile("fathom")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_maps():
+    """Forgets the compiled programs of a long session before the kernel's limit of memory maps ends it.
+
+    Each program takes some maps; a process may have 65,530 of them (`vm.max_map_count`), and XLA ends in a segmentation
+    fault where it gets no more.
+    """
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def _train_sweep(arguments: Arguments, command: Sequence[str], config: Any, path
 
 
 def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
-    from research.sweeps import display, plan
+    from research.sweeps import display, expectation, plan
 
     if arguments.format == "html":
         raise UserError(f"--format html: {path} returns a Sweep, whose plan comes as a table, as json and as csv")
@@ -206,7 +206,8 @@ def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, pa
     if arguments.format == "csv":
         print(display.as_csv(found, rates=rates), end="")
     else:
-        options = {"changes": changes, "rates": rates}
+        expected = expectation.expect(found, found.trials, arguments.workdir)
+        options = {"changes": changes, "rates": rates, "expected": expected}
         show = functools.partial(display.show, plan=found, unfold=arguments.unfold, **options)
         _print(arguments, display.as_json(found, **options), show)
 
@@ -288,6 +289,16 @@ def _sample(arguments: Arguments, command: Sequence[str]) -> None:
     _print(arguments, sampled, lambda console: display.show_sample(console, sampled))
 
 
+def _export(arguments: Arguments, command: Sequence[str]) -> None:
+    from research.training import display, exporting
+
+    if arguments.layout == "adapters":
+        told = exporting.export_adapters(arguments.run, arguments.to)
+    else:
+        told = exporting.export_run(arguments.run, arguments.to, arguments.layout)
+    _print(arguments, told, lambda console: display.show_export(console, told))
+
+
 def _print(arguments: Arguments, data: Any, show: Callable[[Any], None]) -> None:
     """The data as JSON, or as a table for people."""
     if arguments.format == "json":
@@ -300,7 +311,7 @@ def _print(arguments: Arguments, data: Any, show: Callable[[Any], None]) -> None
         show(display.console())
 
 
-_ACTIONS_ON_RUNS = {"train": _resume, "evaluate": _evaluate, "predict": _predict, "sample": _sample}
+_ACTIONS_ON_RUNS = {"train": _resume, "evaluate": _evaluate, "predict": _predict, "sample": _sample, "export": _export}
 
 
 if __name__ == "__main__":

@@ -276,6 +276,22 @@ def test_sample_takes_a_prompt_and_how_to_draw(folder, command, calls):
     assert out == "while True:\n"
 
 
+def test_export_saves_in_the_layout_that_is_asked_for(folder, command, monkeypatch):
+    from research.training import exporting
+
+    def exported(run, to, layout="adapters"):
+        return {"folder": run, "step": 7, "to": to, "layout": layout, "parameters": 100}
+
+    monkeypatch.setattr(exporting, "export_run", exported)
+    monkeypatch.setattr(exporting, "export_adapters", exported)
+    for flags, layout in (["--layout", "vit"], "vit"), ([], None), (["--layout", "adapters"], "adapters"):
+        flags = ["--mode", "export", "--run", "runs/exp/1", "--to", "w.safetensors", *flags]
+        _, out, _ = command(*flags, "--format", "json")
+        assert json.loads(out) == exported("runs/exp/1", "w.safetensors", layout)
+    _, out, _ = command(*flags)
+    assert "step 7" in out and out.rstrip().endswith("w.safetensors")
+
+
 def test_ctrl_c_outside_of_training_ends_it_quietly(folder, command, monkeypatch):
     from research.training import run
 

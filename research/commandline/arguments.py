@@ -14,7 +14,7 @@ from absl import flags
 
 from research.errors import UserError, did_you_mean
 
-MODES = ("train", "inspect", "diff", "evaluate", "predict", "sample")
+MODES = ("train", "inspect", "diff", "evaluate", "predict", "sample", "export")
 SPLITS = ("test", "validation", "train")
 FORMATS = ("table", "json", "csv", "html")
 EXECUTORS = ("process", "ray")
@@ -25,12 +25,12 @@ GOES_WITH = {
     "config": ("train", "inspect", "diff"),
     "against": ("diff",),
     "resume": ("train",),
-    "workdir": ("train",),
+    "workdir": ("train", "inspect"),
     "executor": ("train",),
     "tensorboard": ("train",),
-    "run": ("evaluate", "predict", "sample"),
+    "run": ("evaluate", "predict", "sample", "export"),
     "split": ("evaluate",),
-    "format": ("inspect", "diff", "evaluate", "predict", "sample"),
+    "format": ("inspect", "diff", "evaluate", "predict", "sample", "export"),
     "unfold": ("inspect",),
     "rates": ("inspect",),
     "compile": ("inspect",),
@@ -40,6 +40,8 @@ GOES_WITH = {
     "top_k": ("sample",),
     "top_p": ("sample",),
     "seed": ("sample",),
+    "to": ("export",),
+    "layout": ("export",),
 }
 """The modes in which a flag means something."""
 
@@ -74,6 +76,8 @@ class Arguments(NamedTuple):
     top_k: int | None
     top_p: float | None
     seed: int
+    to: str | None
+    layout: str | None
     tensorboard: bool
     verbosity: int
     help: bool
@@ -92,17 +96,17 @@ def make_flags() -> flags.FlagValues:
         kind(name, default, meaning, flag_values=values)
 
     text("config", None, "what to run: FILE.py, FILE.py:ARGUMENT or the config.json of a run")
-    text("mode", "train", "train, inspect (show the plan and stop), diff, evaluate, predict or sample")
+    text("mode", "train", "train, inspect (show the plan and stop), diff, evaluate, predict, sample or export")
     text("against", None, "diff: another config, or a run, whose layers are compared with those of --config")
     text("resume", None, "a run's folder: go on where it stopped")
-    text("run", None, "a run's folder: what to evaluate, to predict or to sample with")
-    text("workdir", "runs", "where the folders of new runs go")
+    text("run", None, "a run's folder: what to evaluate, to predict or to sample with, or to export")
+    text("workdir", "runs", "where the folders of runs are")
     text("executor", "process", "of a sweep: process, or ray for a cluster, that at RAY_ADDRESS or one of its own")
     text("split", "test", "what to evaluate on: test, validation or train")
     text(
         "format",
         "table",
-        "of what inspect, diff, evaluate, predict and sample print: table or json; inspect: csv or html",
+        "of what all modes but train print: table or json; inspect: csv or html",
     )
     flags.DEFINE_boolean("unfold", False, "inspect: show each of equal blocks", flag_values=values)
     text("rates", None, "inspect: the device's FLOP/s and bytes/s, as in 175e9,20e9, or: measure")
@@ -113,6 +117,13 @@ def make_flags() -> flags.FlagValues:
     number("top_k", None, "sample from the k likeliest tokens alone")
     number("top_p", None, "sample from the likeliest tokens that are p likely together", flags.DEFINE_float)
     number("seed", 0, "of sampling")
+    text("to", None, "export: the folder, or the .safetensors or .npz file, that is made")
+    text(
+        "layout",
+        None,
+        "export: whose names and shapes, such as torchvision-resnet; fathom: our own; adapters: without their base; "
+        "those of the source that the run began with, or else our own, if not given",
+    )
     flags.DEFINE_boolean("tensorboard", False, "also write TensorBoard event files", flag_values=values)
     flags.DEFINE_integer(
         "verbosity", -1, "of the log: -1 warnings, 0 information, 1 also tracebacks of mistakes", flag_values=values
@@ -176,7 +187,7 @@ def _in_our_words(message: str) -> str:
 
 def _value_problems(arguments: Arguments) -> list[str]:
     problems = []
-    for name in ("config", "against", "resume", "run", "workdir"):
+    for name in ("config", "against", "resume", "run", "workdir", "to", "layout"):
         value = getattr(arguments, name)
         if value is not None and (not value or value.startswith("--")):
             problems.append(f"--{name}: needs a value")
@@ -210,7 +221,7 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
                 "inspect": "to inspect a run: --config RUN/config.json",
                 "diff": "to compare runs: --config RUN --against RUN",
             }
-            problems.append(f"--run: goes with --mode evaluate, predict or sample; {instead[mode]}")
+            problems.append(f"--run: goes with --mode evaluate, predict, sample or export; {instead[mode]}")
         else:
             problems.append(f"--{name}: goes with --mode {' or '.join(GOES_WITH[name])}, and this is --mode {mode}")
     if arguments.resume is not None:
@@ -227,6 +238,8 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
         problems.append(f"--mode {mode}: say which run with --run FOLDER")
     if arguments.format in FORMATS_OF_INSPECTIONS and mode != "inspect":
         problems.append(f"--format {arguments.format}: goes with --mode inspect, and this is --mode {mode}")
+    if mode == "export" and arguments.to is None:
+        problems.append("--mode export: say what to make, as in --run FOLDER --to NAME.safetensors")
     if mode == "predict" and not arguments.pictures:
         problems.append("--mode predict: say which pictures, as in --run FOLDER one.png two.png")
     if mode in ("inspect", "diff") and arguments.config is None and not of_nothing:

@@ -35,6 +35,7 @@ from jax import Array
 
 from research.config import is_config, validate
 from research.errors import UserError, did_you_mean
+from research.models.adapters import Kernel, LowRank, adapting, recording, with_keys
 from research.models.layers import Dropout
 from research.spec import Spec
 from research.stacks import as_range, block_paths, pieces_in
@@ -91,15 +92,25 @@ class Network(NamedTuple):
     stacks: Mapping[str, int | range] = MappingProxyType({})
 
 
-def network(model: Model | nn.Module, spec: Spec) -> Network:
+def network(model: Model | nn.Module, spec: Spec, adapters: Mapping[str, LowRank] = MappingProxyType({})) -> Network:
     """The network of a model config, or of a Flax module, for data of a spec.
+
+    adapters: of layers, by path, which `apply` wants to find lora_a and lora_b with; see `models.adapters`.
 
     A module's field `classes`, `num_classes` or `outputs` that is None is set to the number of classes; its `__call__`
     is told `train=` (or the negated `deterministic=`) if it takes that. Raises UserError for what is no model, for a
     config's field that cannot be, and when used, if what comes out has not the shape (batch, classes).
     """
-    sized = _Sized(_module(model, spec), type(model).__name__, spec, stacks(model))
+    sized = _Sized(_module(model, spec), type(model).__name__, spec, stacks(model), adapters)
     return Network(sized.init, sized.apply, sized.reach, sized.stacks)
+
+
+def kernels(model: AnyModel, spec: Spec) -> dict[str, Kernel]:
+    """The kernel of each dense, attention and convolutional layer of a model, by the path the layer is stored at."""
+    found: dict[str, Kernel] = {}
+    with recording(found):
+        jax.eval_shape(network(model, spec).init, jax.random.key(0))
+    return found
 
 
 def unboxed(variables: Mapping) -> Mapping:
@@ -120,6 +131,7 @@ class _Sized:
     name: str
     spec: Spec
     stacks: Mapping[str, int | range]
+    adapters: Mapping[str, LowRank]
 
     def init(self, key: Array) -> dict:
         inputs = jnp.zeros((1, *self.spec.shape), jnp.float32 if self.spec.tokens is None else jnp.int32)
@@ -141,13 +153,20 @@ class _Sized:
     ) -> tuple[Array, dict]:
         self._check_inputs(inputs)
         state = [kind for kind in variables if kind != "params"] if train else []
-        asked = _Asked(features, pieces_in(variables["params"], self.stacks))
+        stored = pieces_in(variables["params"], self.stacks)
+        asked = _Asked(features, stored)
+        if train and any(adapter.dropout is not None for adapter in self.adapters.values()):
+            if key is None:
+                raise self._needs_key(train)
+            variables = with_keys(variables, self.adapters, key, stored)
         try:
             with contextlib.ExitStack() as around:
                 if given is not None:
                     around.enter_context(_given(*given))
                 if train and trained is not None:
                     around.enter_context(_fixed(trained))
+                if self.adapters:
+                    around.enter_context(adapting(self.adapters))  # the last: they see what a layer is given at last
                 outputs, changed = self.module.apply(
                     variables,
                     jnp.asarray(inputs),
@@ -159,9 +178,7 @@ class _Sized:
         except flax.errors.InvalidRngError as error:
             if key is not None:
                 raise
-            raise UserError(
-                f"model: {self.name} draws random numbers when applied with train={train}; give it a key"
-            ) from error
+            raise self._needs_key(train) from error
         self._check_outputs(outputs)
         captured = changed.pop(FEATURES, {})
         return outputs, {**changed, "features": asked.found(captured)} if features else changed
@@ -176,6 +193,9 @@ class _Sized:
         layer, calls = next(iter(caught.items()))
         arrays = [value for value in calls[0] if isinstance(value, jax.Array)]
         return (layer, arrays[0]) if len(calls) == 1 and arrays and arrays[0] is calls[0][0] else (None, None)
+
+    def _needs_key(self, train: bool) -> UserError:
+        return UserError(f"model: {self.name} draws random numbers when applied with train={train}; give it a key")
 
     def _mode(self, train: bool) -> dict[str, bool]:
         """What the module wants to be told of whether it trains."""

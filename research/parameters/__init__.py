@@ -5,6 +5,7 @@ What a config file needs to say which parameters are trained is here by name:
     from research.parameters import Partition, freeze, last, others, train
 """
 
+from research.parameters.adapters import LoRA
 from research.parameters.counts import Count, by_path, by_prefix, total
 from research.parameters.partition import (
     Partition,
@@ -19,7 +20,18 @@ from research.parameters.partition import (
     train,
 )
 from research.parameters.paths import View, cut, flatten, joined, read, unflatten, views, write
-from research.parameters.selectors import Selector, below, but, either, first, last, of_kind, onwards, others
+from research.parameters.selectors import (
+    Selector,
+    below,
+    but,
+    either,
+    first,
+    last,
+    of_adapters,
+    of_kind,
+    onwards,
+    others,
+)
 from research.parameters.strategies import (
     full,
     gradual,
@@ -32,6 +44,7 @@ from research.parameters.strategies import (
 
 __all__ = [
     "Count",
+    "LoRA",
     "Partition",
     "Rule",
     "Selector",
@@ -59,6 +72,7 @@ __all__ = [
     "mask",
     "merge",
     "norm_and_bias",
+    "of_adapters",
     "of_kind",
     "onwards",
     "others",

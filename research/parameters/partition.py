@@ -29,7 +29,7 @@ from research.config import config, is_config, leaf, structure
 from research.errors import UserError, did_you_mean
 from research.parameters import depth
 from research.parameters.paths import cut, flatten, unflatten, views
-from research.parameters.selectors import Matching, Others, Selector, as_selector
+from research.parameters.selectors import Matching, OfAdapters, Others, Selector, as_selector, is_adapter
 from research.stacks import as_range, pieces
 
 Group = Literal["train", "freeze"]
@@ -124,6 +124,11 @@ class Partition:
 
         return strategies.from_text(text)
 
+    def __str__(self) -> str:
+        from research.parameters import strategies
+
+        return strategies.as_text(self) or " ".join(map(str, self.rules))
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Which rule
@@ -143,10 +148,11 @@ def claims(partition: Partition, order: Sequence[str]) -> dict[str, int]:
     ]
     if problems:
         raise UserError(*problems)
-    picked = []
+    picked, of_adapters = [], {path for path in order if is_adapter(path)}
     for rule in rules:
         try:
-            picked.append(as_selector(rule.pattern).select(order))
+            found = as_selector(rule.pattern).select(order)
+            picked.append(found if isinstance(rule.pattern, OfAdapters) else found - of_adapters)
         except UserError as error:
             problems.extend(error.problems)
             picked.append(None)
@@ -157,7 +163,7 @@ def claims(partition: Partition, order: Sequence[str]) -> dict[str, int]:
     picked = [paths or set() for paths in picked]
     for i, rule in enumerate(rules):
         if isinstance(rule.pattern, Others):
-            picked[i] = set(order).difference(*(other for j, other in enumerate(picked) if j != i))
+            picked[i] = set(order).difference(of_adapters, *(other for j, other in enumerate(picked) if j != i))
 
     is_whole = not problems
     claimed = {path: [i for i, paths in enumerate(picked) if path in paths] for path in order}

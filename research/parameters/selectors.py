@@ -4,6 +4,7 @@
     freeze(below("stage_2"))            all that is used before stage_2
     train(of_kind("norm", "bias"))      the norms, and all biases
     freeze(others())                    whatever no other rule says anything of
+    train(of_adapters(), clip=1.0)      the adapters, of which no rule of another kind says anything
 
 A selector says the same of a stack that is stored stacked and of one that is not. What is said of depth is read off the
 network, not its names: `parameters.depth`. A selector of one's own is a config with a method `select`.
@@ -15,6 +16,7 @@ from typing import Literal
 
 from research.config import config, structure
 from research.errors import UserError, did_you_mean
+from research.models.adapters import A, B
 from research.parameters import depth
 from research.parameters.paths import SEPARATOR
 
@@ -180,6 +182,27 @@ class Others(Selector):
         return "others()"
 
 
+@config
+class OfAdapters(Selector):
+    """Parameters of low-rank adapters; no other selector picks any."""
+
+    pattern: str = structure(".*", "regular expression for their whole paths: .*/lora_b")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from Matching(pattern=self.pattern).problems()
+
+    def select(self, order):
+        return {path for path in order if is_adapter(path) and re.fullmatch(self.pattern, path)}
+
+    def __str__(self) -> str:
+        return f"of_adapters({'' if self.pattern == '.*' else repr(self.pattern)})"
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a parameter is of a low-rank adapter."""
+    return path.rpartition(SEPARATOR)[2] in (A, B)
+
+
 def as_selector(what: str | Selector) -> Selector:
     """A selector, or the one of whole paths that match a regular expression."""
     return Matching(pattern=what) if isinstance(what, str) else what
@@ -223,3 +246,8 @@ def but(selector: str | Selector, *exceptions: str | Selector) -> But:
 def others() -> Others:
     """What no other rule picks."""
     return Others()
+
+
+def of_adapters(pattern: str = ".*") -> OfAdapters:
+    """The parameters of low-rank adapters, or those whose whole path matches a pattern."""
+    return OfAdapters(pattern=pattern)

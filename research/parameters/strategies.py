@@ -14,6 +14,7 @@ the head where it is not "head/.*".
 
 import ast
 import dataclasses
+import inspect
 from collections.abc import Callable
 
 from research.errors import did_you_mean
@@ -97,3 +98,25 @@ def from_text(text: str) -> Partition:
         return strategy(*positional, **{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords})
     except (SyntaxError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"'{text}' cannot be understood ({error}); say it as in Python, {name}(...)") from None
+
+
+MOST_BLOCKS = 32
+"""Of which a name is looked for."""
+
+
+def as_text(partition: Partition) -> str | None:
+    """The name of a partition, "last_blocks(2)", as `from_text` reads it; None for one that has no name."""
+    rules = partition.rules
+    rates = {rule.by_depth for rule in rules if rule.by_depth is not None}
+    first = [rule.after for rule in rules if rule.after is not None][:1]
+    calls = [(strategy, ()) for strategy in (full, linear_probe, norm_and_bias)]
+    calls += [(last_blocks, (blocks,)) for blocks in range(1, MOST_BLOCKS + 1)]
+    calls += [(layerwise_decay, (rate,)) for rate in rates] + [(head_then_all, (after,)) for after in first]
+    calls += [(gradual, (len(rules) - 2, after)) for after in first]
+    for strategy, arguments in calls:
+        usual = inspect.signature(strategy).parameters["new_head"].default
+        for new_head in (usual, not usual):
+            if strategy(*arguments, new_head=new_head) == partition:
+                told = [*map(str, arguments), *([] if new_head == usual else [f"new_head={new_head}"])]
+                return f"{strategy.__name__}({', '.join(told)})" if told else strategy.__name__
+    return None

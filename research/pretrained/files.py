@@ -21,6 +21,7 @@ from research.errors import UserError, did_you_mean
 from research.jsonl import explained, sync, write_json
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+SUFFIXES = (".safetensors", ".npz")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 CONVERSION = (
     "convert it where it comes from: safetensors.torch.save_file({k: v.contiguous() for k, v in "
@@ -60,6 +61,14 @@ def read_source(path: str | os.PathLike) -> Source:
         near = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise UserError(f"{path}: no such file or folder{near}")
     return Source(path, _read_file(path), _read_settings(path.parent / CONFIG))
+
+
+def holds_weights(path: str | os.PathLike) -> bool:
+    """Whether a path is that of a file, or of a folder with weights in it, be they such as cannot be read."""
+    path = Path(path)
+    if path.is_dir():
+        return any(file.suffix in (*SUFFIXES, *PICKLES) or file.name == INDEX for file in path.iterdir())
+    return path.exists() or path.suffix in (*SUFFIXES, *PICKLES)
 
 
 def _read_folder(folder: Path) -> dict[str, np.ndarray]:
@@ -149,6 +158,13 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return {name: _tensor(content, about) for name, about in header.items()}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a `.safetensors` file tells beside its tensors; the file was read before, and so is whole."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)).get("__metadata__", {})
+
+
 def _size(about: Mapping) -> int:
     first, end = about["data_offsets"]
     return end - first
@@ -180,12 +196,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 # Writing
 
 
-def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes tensors to a `.safetensors` or `.npz` file, which is there whole or not at all. Raises UserError."""
+def write_file(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes tensors to a `.safetensors` or `.npz` file, which is there whole or not at all. Raises UserError.
+
+    metadata: what a `.safetensors` file tells beside them, see `read_metadata`.
+    """
     beside = _beside(path)
     with explained(f"write {path}"):
         try:
-            _write(beside, path.suffix, tensors)
+            _write(beside, path.suffix, tensors, metadata)
             os.replace(beside, path)
             sync(path.parent)
         finally:
@@ -216,7 +235,9 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
-def _write(path: Path, suffix: str, tensors: Mapping[str, np.ndarray]) -> None:
+def _write(
+    path: Path, suffix: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     if suffix == ".npz":
         with open(path, "wb") as file:
@@ -224,5 +245,6 @@ def _write(path: Path, suffix: str, tensors: Mapping[str, np.ndarray]) -> None:
     else:
         from safetensors.numpy import save_file
 
-        save_file(arrays, path, metadata={"format": "pt"})  # as torch wants it, which is how transformers asks
+        told = {"format": "pt", **(metadata or {})}  # as torch wants it, which is how transformers asks
+        save_file(arrays, path, metadata=told)
     sync(path)

@@ -21,7 +21,7 @@ from research.errors import UserError, did_you_mean
 from research.models import Model
 from research.parameters import views
 from research.pretrained.layout import STATE
-from research.pretrained.layouts import named
+from research.pretrained.layouts import LAYOUTS, named
 from research.pretrained.reading import Pretrained
 from research.pretrained.resizing import change_channels, resize_positions
 from research.spec import Spec
@@ -75,7 +75,7 @@ def fit(
     for path in [path for path in wanted if path in values and path not in chosen]:
         try:
             taken[path], how = _fitted(source, path, values[path], wanted[path], grid)
-        except _Unfit as problem:
+        except Unfit as problem:
             problems.append(f"{path}: {problem}")
         else:
             changed |= {path: how} if how else {}
@@ -98,58 +98,88 @@ def grid_of(model: Model, spec: Spec) -> tuple[int, int] | None:
     return None if patch is None or len(spec.shape) != 3 else (spec.shape[0] // patch, spec.shape[1] // patch)
 
 
-class _Unfit(Exception):
-    """Why a parameter does not fit."""
-
-
 def _fitted(
     source: Pretrained, path: str, value: np.ndarray, wanted: tuple[tuple[int, ...], Any], grid: tuple[int, int] | None
 ) -> tuple[np.ndarray, str]:
     """The parameter as the model wants it, and what was done to it, "" if nothing."""
     shape, dtype = wanted
-    done = []
-    if value.shape != shape or _is_of_another_grid(source, path, grid):
-        value, how = _resized(source, path, value, shape, grid)
+    found = resized(path, value, shape, ends_of(source.model, source.spec), grid)
+    if found is None:
+        here = f"{shape} here; if it is to be drawn anew, reinitialise {path!r}"
+        raise Unfit(f"{value.shape} in {source.path}, and {here}")
+    (value, how), done = found, []
+    if how:
         done.append(how)
     if value.dtype != dtype:
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise _Unfit(f"{value.dtype.name} in {source.path}, and {np.dtype(dtype).name} here")
+            raise Unfit(f"{value.dtype.name} in {source.path}, and {np.dtype(dtype).name} here")
         done.append(f"{value.dtype.name} to {np.dtype(dtype).name}")
         value = value.astype(dtype)
     return value, ", ".join(done)
 
 
-def _resized(
-    source: Pretrained, path: str, value: np.ndarray, shape: tuple[int, ...], grid: tuple[int, int] | None
-) -> tuple[np.ndarray, str]:
-    layout = named(source.layout)
-    if path == layout.first and len(shape) == value.ndim and _without(shape, -2) == _without(value.shape, -2):
+# ---------------------------------------------------------------------------------------------------------------------
+# Ends
+
+
+class Unfit(Exception):
+    """Why a parameter does not fit."""
+
+
+class Ends(NamedTuple):
+    """What of a model's weights can be fitted to inputs of another size.
+
+    first: the path of the first convolution, which can be fitted to other channels.
+    positions, grid: the path of the position embeddings, and how many patches they are of, (height, width).
+    others: how many of them are of no patch: that of the class token.
+    """
+
+    first: str | None = None
+    positions: str | None = None
+    grid: tuple[int, int] | None = None
+    others: int = 0
+
+
+def ends_of(model: Model, spec: Spec) -> Ends:
+    """The ends of a model for data of a spec: of the families that have a foreign layout."""
+    layout = next((layout for layout in LAYOUTS if isinstance(model, type(layout.samples[0]))), None)
+    if layout is None:
+        return Ends()
+    grid = grid_of(model, spec) if layout.positions else None
+    others = int(getattr(model, "pooling", None) == "class")
+    return Ends(layout.first, layout.positions if grid else None, grid, others if grid else 0)
+
+
+def resized(
+    path: str, value: np.ndarray, shape: tuple[int, ...], ends: Ends, grid: tuple[int, int] | None
+) -> tuple[np.ndarray, str] | None:
+    """A parameter in the shape that is needed, and what was done to it, "" if nothing; None where it does not fit.
+
+    ends: those of what it is from. grid: as `fit` takes it. Raises Unfit for positions that are in no such grid.
+    """
+    if path == ends.first and len(shape) == value.ndim and _without(shape, -2) == _without(value.shape, -2):
+        if shape == value.shape:
+            return value, ""
         done = "averaged" if shape[-2] < value.shape[-2] else "repeated"
         return change_channels(value, shape[-2]), f"{done} from {value.shape[-2]} to {shape[-2]} channels"
-    if path == layout.positions and value.shape[1:] == shape[1:]:
-        others = int("class_token" in source.parameters)
-        old = _grid(source)
-        new = grid or (math.isqrt(shape[0] - others),) * 2
-        if math.prod(new) + others != shape[0]:
-            raise _Unfit(f"{shape[0]} positions are not {others} and a grid of {new[0]}x{new[1]}; say which it is")
-        return resize_positions(value, old, new, others), f"bicubic from {old[0]}x{old[1]} to {new[0]}x{new[1]}"
+    if path == ends.positions and value.shape[1:] == shape[1:]:
+        if value.shape == shape and (grid is None or tuple(grid) == ends.grid):  # not as 3x4 to 4x3
+            return value, ""
+        old, new = ends.grid, grid or (math.isqrt(shape[0] - ends.others),) * 2
+        if math.prod(new) + ends.others != shape[0]:
+            raise Unfit(f"{shape[0]} positions are not {ends.others} and a grid of {new[0]}x{new[1]}; say which it is")
+        return resize_positions(value, old, new, ends.others), f"bicubic from {old[0]}x{old[1]} to {new[0]}x{new[1]}"
     if path == "positions/embedding" and value.shape[1:] == shape[1:] and shape[0] < value.shape[0]:
         return value[: shape[0]], f"the first {shape[0]} of {value.shape[0]} positions"
-    raise _Unfit(f"{value.shape} in {source.path}, and {shape} here; if it is to be drawn anew, reinitialise {path!r}")
-
-
-def _is_of_another_grid(source: Pretrained, path: str, grid: tuple[int, int] | None) -> bool:
-    """Whether positions are as many, but lie otherwise, as 3x4 and 4x3."""
-    return path == named(source.layout).positions and grid is not None and tuple(grid) != _grid(source)
-
-
-def _grid(source: Pretrained) -> tuple[int, int]:
-    """(height, width) in patches of the pictures that a source was made for."""
-    return tuple(size // source.model.patch for size in source.spec.shape[:2])
+    return (value, "") if value.shape == shape else None
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return tuple(np.delete(shape, axis))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
 
 
 def _unmatched(source: Pretrained, missing: list[str], over: list[str], wanted: Mapping[str, Any]) -> Iterator[str]:

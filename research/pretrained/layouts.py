@@ -55,6 +55,13 @@ def recognise(source: Source) -> Layout:
     return found[0]
 
 
+def has_our_paths(source: Source) -> bool:
+    """Whether the names of a source are paths of ours, head/kernel, and no layout's."""
+    are_paths = all("." not in name for name in source.tensors) and any("/" in name for name in source.tensors)
+    is_told = not {"model_type", "architecture"}.isdisjoint(source.settings)
+    return are_paths and not is_told and all(_likeness(layout, source) < ENOUGH for layout in LAYOUTS)
+
+
 def _candidates(source: Source) -> list[Layout]:
     """Those that config.json leaves open."""
     settings: Mapping[str, Any] = source.settings

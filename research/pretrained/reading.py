@@ -57,7 +57,11 @@ def read_pretrained(path: str | os.PathLike) -> Pretrained:
     damaged, a pickle, no layout that we know, a model that ours cannot be, tensors that are missing, too many, or of
     a wrong shape or dtype.
     """
-    source = read_source(path)
+    return translate(read_source(path))
+
+
+def translate(source: Source) -> Pretrained:
+    """The weights of a source that is read already. Raises UserError as `read_pretrained` does."""
     layout = recognise(source)
     names = layout.canonical(source.tensors)
     if len(names) < len(source.tensors):

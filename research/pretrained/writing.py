@@ -67,8 +67,10 @@ def save_pretrained(
 
 
 def _unstacked(model: Model, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays by the paths of an unrolled model, on the host."""
-    deep = stacks(model)
+    """The arrays by the paths of an unrolled model, on the host; they may have these already."""
+    deep = {
+        name: blocks for name, blocks in stacks(model).items() if any(path.startswith(f"{name}/") for path in arrays)
+    }
     return {path: np.asarray(read(arrays, path, deep)) for path in views(arrays, deep)}
 
 

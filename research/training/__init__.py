@@ -7,7 +7,7 @@ What a config file needs is here by name:
 
 from research.training.duration import Duration, epochs, examples, percent, steps
 from research.training.experiment import EarlyStopping, Experiment
-from research.training.finetuning import Finetuning, Pretrained
+from research.training.finetuning import Adapted, Finetuning, Pretrained
 from research.training.objective import CrossEntropy, MaskedToken, NextToken, Objective
 from research.training.optimizers import (
     SGD,
@@ -37,6 +37,7 @@ __all__ = [
     "Adafactor",
     "Adam",
     "AdamW",
+    "Adapted",
     "Constant",
     "Cosine",
     "CrossEntropy",

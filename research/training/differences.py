@@ -80,7 +80,7 @@ def _trained(side: Side) -> dict[str, Any]:
     data = base.from_description(told)
     plan = plan_for(side.experiment, data.spec, told["examples"]["train"], data.background)
     state, frozen = load_best(run, side.experiment, plan)
-    return jax.device_get(plan.parameters(state.used()[0], frozen))
+    return jax.device_get(plan.merged(side.experiment, state.used()[0], frozen))
 
 
 def as_json(found: Differences) -> dict[str, Any]:

@@ -284,6 +284,16 @@ def show_sample(console: Console, sampled: Mapping[str, Any]) -> None:
     console.print(Text.assemble((sampled["prompt"], "bold"), sampled["text"]), soft_wrap=True)
 
 
+def show_export(console: Console, told: Mapping[str, Any]) -> None:
+    """What was saved of a run, as `exporting` tells it."""
+    table = _pairs()
+    table.add_row("run", f"{told['folder']}, step {told['step']:,}")
+    table.add_row("layout", told.get("layout", f"adapters of {told.get('base', {}).get('path')}"))
+    table.add_row("parameters", f"{told['parameters']:,}")
+    console.print(table)
+    _print_path(console, "saved", told["to"])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Words and tables
 

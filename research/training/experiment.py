@@ -75,7 +75,7 @@ class Experiment:
     @property
     def rules(self) -> Partition:
         """The partition that holds: that of fine-tuning, where there is any."""
-        return self.partition if self.finetuning is None else self.finetuning.partition
+        return self.partition if self.finetuning is None else self.finetuning.rules
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong between fields."""

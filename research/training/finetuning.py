@@ -11,6 +11,13 @@
                 freeze("stage_0/.*")),
             no_decay=("bias", "norm/scale")))
 
+With adapters, what has none is frozen unless a rule trains it:
+
+    Finetuning(
+        source=Pretrained("vit-base-patch16-224"),
+        partition=linear_probe(),
+        adapters=(LoRA("attention/(query|value)/kernel", rank=8),))
+
 It stands apart from the rest of an experiment, and holds a partition of its own, so that the same experiment without it
 is the one that trains from scratch.
 """
@@ -18,7 +25,9 @@ is the one that trains from scratch.
 from typing import Any
 
 from research.config import config, edge, leaf, structure
-from research.parameters.partition import Partition
+from research.parameters.adapters import LoRA
+from research.parameters.partition import Partition, freeze, train
+from research.parameters.selectors import OfAdapters, of_adapters, others
 
 
 class Source:
@@ -38,7 +47,9 @@ class Source:
 class Pretrained(Source):
     """The best checkpoint of a run, or weights in a file or folder."""
 
-    path: str = structure("", "folder of a run, runs/glyphs_cnn/... or runs/glyphs_cnn for the newest")
+    path: str = structure(
+        "", "folder of a run, runs/glyphs_cnn for the newest; or a .safetensors or .npz file, or the folder of one"
+    )
 
     def __init__(self, path: str = ""):
         object.__setattr__(self, "path", path)
@@ -50,11 +61,29 @@ class Pretrained(Source):
 
 
 @config
+class Adapted(Source):
+    """A base with the adapters that another run trained for it: Adapted(Pretrained("vit"), "flowers.safetensors")."""
+
+    base: Source = structure(Pretrained(), "what the adapters belong to")
+    path: str = structure("", "file of adapters, as `training.exporting.export_adapters` saves it")
+
+    def __init__(self, base: Source = Pretrained(), path: str = ""):  # noqa: B008 (frozen)
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "path", path)
+
+    def read(self):
+        from research.training import sources
+
+        return sources.with_adapters(self.base.read(), self.path)
+
+
+@config
 class Finetuning:
     """What is different when training does not begin from nothing."""
 
     source: Source | None = structure(None, "what the parameters begin as; new values if None")
     partition: Partition = structure(Partition(), "which parameters are trained, and how")
+    adapters: tuple[LoRA, ...] = structure((), "low-rank adapters, which are trained in the place of their kernels")
     no_decay: tuple[str, ...] | None = structure(
         None, "ends of the paths of parameters without weight decay; if None, of all but kernels and embeddings"
     )
@@ -64,3 +93,20 @@ class Finetuning:
     interpolate: int | None = edge(
         None, "at how many points between source and result the accuracy is measured at the end", within="[2, inf)"
     )
+
+    @property
+    def rules(self) -> Partition:
+        """The partition that holds: without a word on what has no adapter, that is frozen, and adapters are trained."""
+        if not self.adapters:
+            return self.partition
+        rules = (freeze(others()),) if _says_nothing(self.partition) else self.partition.rules
+        if not any(isinstance(rule.pattern, OfAdapters) for rule in rules):
+            rules = (*rules, train(of_adapters()))
+        return Partition(rules=rules)
+
+
+def _says_nothing(partition: Partition) -> bool:
+    """Whether it is as by default: all is trained alike. Its leaves may be traced, and are not looked at."""
+    (rule, *more), treatment = partition.rules, ("learning_rate", "by_depth")
+    is_default = rule.pattern == ".*" and rule.group == "train" and not rule.is_apart and not rule.reinitialise
+    return is_default and not more and all(getattr(rule, name) is None for name in treatment)

@@ -1,5 +1,7 @@
 """The line from where fine-tuning began to where it ended, and how good the networks on it are.
 
+Adapters begin as nothing: on the line their second factor is a share of what it became.
+
 Where the way is straight, the network half way is often better than either end, on other data above all (Wortsman et
 al., 2022). What the source has not, such as a new head, is that of the result all along the line.
 """
@@ -10,6 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from research.models.adapters import B
 from research.training import loop
 from research.training.state import Parameters, State
 
@@ -21,7 +24,8 @@ def between(source: Parameters, state: State, share: float) -> State:
     """
 
     def mixed(result: Parameters) -> Parameters:
-        return {path: _mixed(source[path], value, share) if path in source else value for path, value in result.items()}
+        start = {path: jnp.zeros_like(value) for path, value in result.items() if path.endswith(f"/{B}")} | source
+        return {path: _mixed(start[path], value, share) if path in start else value for path, value in result.items()}
 
     trainable, model_state = state.used()
     return dataclasses.replace(state, trainable=mixed(trainable), model_state=mixed(model_state), average=None)

@@ -7,6 +7,7 @@ import itertools
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -26,11 +27,12 @@ from research.training.step import state_shapes
 SUMMED = ("parameters", "bytes", "trainable", "loaded", "optimizer_bytes")
 
 
-def rows(plan: Plan, experiment: Experiment) -> list[dict[str, Any]]:
+def rows(plan: Plan, experiment: Experiment, fitted: Mapping[str, str] = MappingProxyType({})) -> list[dict[str, Any]]:
     """A row of plain data for each parameter.
 
     path, shape, parameters, bytes; rule, and treatment, which is what it says without the pattern; trainable; begins
-    ("loaded" or "new"); learning_rate (before the schedule) and weight_decay, None if there is none; optimizer_bytes.
+    ("loaded", "fitted" where it is loaded and made of another size, or "new"); learning_rate (before the schedule) and
+    weight_decay, None if there is none; optimizer_bytes. fitted: what was done to those that were made of another size.
     """
     plan = last_plan(plan)
     state, frozen = state_shapes(plan, experiment)
@@ -61,7 +63,7 @@ def rows(plan: Plan, experiment: Experiment) -> list[dict[str, Any]]:
                 "rule": str(rules[number]),
                 "treatment": rules[number].treatment,
                 "trainable": treatment is not None,
-                "begins": "loaded" if leaf in begun else "new",
+                "begins": "new" if leaf not in begun else "fitted" if path in fitted else "loaded",
                 "learning_rate": rate,
                 "weight_decay": decay,
                 "optimizer_bytes": of_optimizer.get(leaf, 0) // (1 if index is None else stored[leaf].shape[0]),
@@ -79,7 +81,7 @@ def totals(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             of_rule["parameters"] += row["parameters"]
             of_rule["bytes"] += row["bytes"]
             of_rule["trainable"] += row["parameters"] * row["trainable"]
-            of_rule["loaded"] += row["parameters"] * (row["begins"] == "loaded")
+            of_rule["loaded"] += row["parameters"] * (row["begins"] != "new")
             of_rule["optimizer_bytes"] += row["optimizer_bytes"]
     return [of_rule for name, of_rule in sums.items() if name != "all"] + [sums["all"]]
 
@@ -132,7 +134,8 @@ def _without_number(path: str) -> tuple[str, str]:
 def show(console: Console, found: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> None:
     """The rules, every parameter with what becomes of it, the totals, and what of the source is not used.
 
-    found: as `rows` gives them. told: {"rules": as `totals` gives them, "source", "unused"}.
+    found: as `rows` gives them. told: {"rules": as `totals` gives them, "source", "unused",
+    "fitted": {path: how}, "notes"}.
     """
     letters = {of_rule["rule"]: letter for of_rule, letter in zip(told["rules"][:-1], _letters(), strict=False)}
     for rule, letter in letters.items():
@@ -141,6 +144,10 @@ def show(console: Console, found: Sequence[Mapping[str, Any]], told: Mapping[str
         words = listed(told["unused"]) or "nothing"
         console.print(Text.assemble(("source      ", "dim"), told["source"]["path"]), soft_wrap=True)
         console.print(Text.assemble(("not used    ", "dim"), words), soft_wrap=True)
+        for path, how in told.get("fitted", {}).items():
+            console.print(Text.assemble(("fitted      ", "dim"), f"{path}: {how}"), soft_wrap=True)
+        for note in told.get("notes", ()):
+            console.print(Text.assemble(("note        ", "dim"), note), soft_wrap=True)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("parameter", overflow="fold")
     for name in (">numbers", "begins", "rule", ">rate", ">decay", ">optimizer"):

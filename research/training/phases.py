@@ -42,6 +42,14 @@ def last_plan(plan: Plan) -> Plan:
     return in_phase(plan, plan.steps)
 
 
+def all_plans(plan: Plan) -> list[Plan]:
+    """The plans of all phases, from that of the first."""
+    found = [plan]
+    while found[-1].until < plan.steps:
+        found.append(in_phase(plan, found[-1].until))
+    return found
+
+
 def enter(plan: Plan, experiment: Experiment, state: State, frozen: Parameters) -> tuple[State, Parameters]:
     """A state and what is frozen, from the phase before, as the phase of the plan goes on with them.
 
@@ -78,6 +86,16 @@ def remaining(plan: Plan, experiment: Experiment, frozen: Parameters) -> Paramet
         close = (path for path in plan.trainable if path in plan.begun)
         kept |= {SOURCE + path: frozen[SOURCE + path] if SOURCE + path in frozen else frozen[path] for path in close}
     return kept
+
+
+def widened(plan: Plan, used: tuple[Parameters, Parameters], frozen: Parameters) -> tuple[Parameters, Parameters]:
+    """Parameters and model state to use, from a phase before, with what was frozen then and is not in the plan's."""
+    trainable, model_state = used
+    moving = (path for path in plan.state if path not in plan.fixed)
+    return (
+        {path: trainable[path] if path in trainable else frozen[path] for path in plan.trainable},
+        {path: model_state[path] if path in model_state else frozen[path] for path in moving},
+    )
 
 
 def to_use(plan: Plan, state: State, frozen: Parameters) -> tuple[State, Parameters]:

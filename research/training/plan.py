@@ -17,10 +17,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from research.config import as_arrays
 from research.data.base import Loaded, Streamed
 from research.errors import UserError
-from research.models.base import Network, network, stacks
-from research.parameters import depth, partition, paths
-from research.parameters.partition import Layout
+from research.models.base import Network, kernels, network, stacks
+from research.parameters import adapters, depth, partition, paths
+from research.parameters.adapters import LoRA
+from research.parameters.partition import Layout, Partition
+from research.parameters.selectors import OfAdapters, is_adapter
 from research.spec import Spec
+from research.stacks import as_range, block_paths
 from research.training.duration import to_steps
 from research.training.experiment import Experiment
 from research.training.objective import Objective
@@ -60,12 +63,14 @@ class Plan:
     """Whether training batches come from the host."""
     mesh: Mesh | None
     """The devices that share a batch; None for one."""
+    adapted: tuple[tuple[str, int], ...] = ()
+    """Layers that have an adapter, by their path where no stack is cut, and which of the experiment's it is."""
     given: str | None = None
     """The layer whose inputs stand in the place of the examples; see `training.features`."""
 
     def network(self, experiment: Experiment) -> Network:
         """The model's pure functions; the experiment's leaves may be traced."""
-        return network(experiment.model, self.spec)
+        return _network(experiment, self.spec, dict(self.adapted))
 
     def steps_per_epoch(self, experiment: Experiment) -> float:
         """Steps in which every training example is seen once."""
@@ -85,8 +90,29 @@ class Plan:
         """Whether the loss is about the distance from the source as well."""
         return experiment.finetuning is not None and experiment.finetuning.stay_close is not None
 
+    def merged(self, experiment: Experiment, trainable: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:
+        """All parameters by path, as the model stores them and knows them: adapters are added to their kernels."""
+        return adapters.merge(self.parameters(trainable, frozen), self._scales(experiment))
+
+    def _scales(self, experiment: Experiment) -> dict[str, Any]:
+        """What each adapter is multiplied by, by the path of its layer where no stack is cut."""
+        return {layer: _adapters(experiment)[index].low_rank.scale for layer, index in self.adapted}
+
+    def scales_by_block(self, experiment: Experiment) -> dict[str, Any]:
+        """What each adapter is multiplied by, by the path of its layer where nothing is stacked."""
+        found, scales = {}, self._scales(experiment)
+        for layer, scale in scales.items():
+            inside = {name: blocks for name, blocks in stacks(experiment.model).items() if layer.startswith(f"{name}/")}
+            names = [
+                f"{block}{layer.removeprefix(name)}"
+                for name, blocks in inside.items()
+                for block in block_paths(name, as_range(blocks))
+            ]
+            found |= dict.fromkeys(names or [layer], scale)
+        return found
+
     def parameters(self, trainable: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:
-        """All parameters by path, as the model stores them: no stack is cut."""
+        """All parameters by path, adapters among them, as the model stores them: no stack is cut."""
         whole = paths.joined(partition.merge(trainable, {path: frozen[path] for path in self.frozen}))
         return dict(sorted(whole.items()))
 
@@ -111,6 +137,7 @@ def plan_for(
     size = experiment.batch_size
     if size > examples:
         raise UserError(f"batch_size: {size} is larger than the training split, which has {examples} examples")
+    adapted = adapters_of(experiment, spec)
     parameters, model_state = shapes(experiment, spec)
     layout = lay_out(experiment, spec, parameters)
     stored, state = (tuple(cut(experiment, layout, arrays)) for arrays in (parameters, model_state))
@@ -131,6 +158,7 @@ def plan_for(
         fill=1.0 if background == "light" else 0.0,
         streamed=streamed,
         mesh=make_mesh(experiment),
+        adapted=tuple(adapted.items()),
     )
     return in_phase(whole, 0)
 
@@ -189,14 +217,24 @@ def lay_out(experiment: Experiment, spec: Spec, parameters: dict[str, Any]) -> L
     for i, rule in enumerate(experiment.rules.rules):
         if rule.decay is not None and (both := [path for path in undecayed if claimed[path] == i]):
             problems.append(f"no_decay: the weight decay of {min(both)} is said twice, here and by {rule}")
+    problems += _trained_and_adapted(experiment, [path for path in order if is_adapter(path)], claimed)
     if problems:
         raise UserError(*problems)
     return layout
 
 
+def _trained_and_adapted(experiment: Experiment, factors: list[str], claimed: dict[str, int]) -> Iterator[str]:
+    """A line for kernels that have an adapter, and are trained themselves as well."""
+    rules = experiment.rules.rules
+    adapted = dict.fromkeys(f"{path.rpartition('/')[0]}/kernel" for path in factors)
+    if trained := [path for path in adapted if rules[claimed[path]].group == "train"]:
+        by = f"{rules[claimed[trained[0]]]} and by an adapter; one of them is enough"
+        yield f"adapters: {partition.listed(trained)} would be trained by {by}"
+
+
 def order_of_use(experiment: Experiment, spec: Spec) -> tuple[str, ...]:
     """The paths of the parameters in the order in which the network uses them."""
-    net = network(experiment.model, spec)
+    net = _network(experiment, spec, adapters_of(experiment, spec))
     parameters, model_state = shapes(experiment, spec)
     dtype = np.float32 if spec.tokens is None else np.int32
 
@@ -236,18 +274,53 @@ def _layer_of_state(path: str) -> str:
 
 
 def _begun(experiment: Experiment, layout: Layout, state: Iterable[str]) -> Iterator[str]:
-    """What of the parameters and the model state begins as the source has it."""
+    """What of the parameters and the model state begins as the source has it; no adapter does."""
     if experiment.finetuning is None or experiment.finetuning.source is None:
         return
     rules = dict(layout.frozen) | {path: treatment.rules for path, treatment in layout.trained}
     new = {path for path, (rule, *_) in rules.items() if experiment.rules.rules[rule].reinitialise}
-    yield from (path for path in rules if path not in new)
+    yield from (path for path in rules if path not in new and not is_adapter(path))
     yield from (path for path in state if _layer_of_state(path) not in _layers(new))
 
 
 def shapes(experiment: Experiment, spec: Spec) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, Any]]:
     """Shape and dtype of every parameter and of the model state, by path, found without computing anything."""
-    return flattened(jax.eval_shape(network(experiment.model, spec).init, jax.random.key(0)))
+    parameters, state = flattened(jax.eval_shape(network(experiment.model, spec).init, jax.random.key(0)))
+    if chosen := _adapters(experiment):
+        found, of = stacks(experiment.model), kernels(experiment.model, spec)
+        adapted = adapters.adapted(chosen, parameters, of, found)
+        parameters = dict(sorted((parameters | adapters.shapes(adapted, chosen, parameters, of, found)).items()))
+    return parameters, state
+
+
+def adapters_of(experiment: Experiment, spec: Spec) -> dict[str, int]:
+    """Which adapter each layer has that has one. Raises UserError with all that is wrong, of the partition as well."""
+    chosen, problems = _adapters(experiment), []
+    if not chosen:
+        return {}
+    parameters, _ = flattened(jax.eval_shape(network(experiment.model, spec).init, jax.random.key(0)))
+    try:
+        return adapters.adapted(chosen, parameters, kernels(experiment.model, spec), stacks(experiment.model))
+    except UserError as error:
+        problems.extend(error.problems)
+    rules = tuple(rule for rule in experiment.rules.rules if not isinstance(rule.pattern, OfAdapters))
+    without = dataclasses.replace(experiment.finetuning, adapters=(), partition=Partition(rules=rules))
+    if any(rule.group == "train" for rule in rules):
+        try:
+            lay_out(dataclasses.replace(experiment, finetuning=without), spec, parameters)
+        except UserError as error:
+            problems.extend(error.problems)
+    raise UserError(*problems)
+
+
+def _adapters(experiment: Experiment) -> tuple[LoRA, ...]:
+    return experiment.finetuning.adapters if experiment.finetuning is not None else ()
+
+
+def _network(experiment: Experiment, spec: Spec, adapted: dict[str, int]) -> Network:
+    """The network with its adapters; the experiment's leaves may be traced."""
+    chosen = _adapters(experiment)
+    return network(experiment.model, spec, {layer: chosen[index].low_rank for layer, index in adapted.items()})
 
 
 def flattened(variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -287,11 +360,14 @@ def share(plan: Plan, batch: Any) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def initial_variables(plan: Plan, experiment: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """New parameters and model state, by path, stored as the plan wants them."""
-    made = flattened(plan.network(experiment).init(purpose_key(experiment, "initial parameters")))
-    return tuple(cut(experiment, plan.layout, arrays) for arrays in made)
+    parameters, state = flattened(plan.network(experiment).init(purpose_key(experiment, "initial parameters")))
+    if plan.adapted:
+        forms = {path: form for path, form in shapes(experiment, plan.spec)[0].items() if is_adapter(path)}
+        parameters |= adapters.initial(purpose_key(experiment, "adapters"), forms, stacks(experiment.model))
+    return cut(experiment, plan.layout, parameters), cut(experiment, plan.layout, state)
 
 
-PURPOSES = ("initial parameters", "dropout", "augmentation", "objective")
+PURPOSES = ("initial parameters", "dropout", "augmentation", "objective", "adapters")
 
 
 def purpose_key(experiment: Experiment, purpose: str, step: jax.Array | None = None) -> jax.Array:

@@ -100,10 +100,11 @@ def describe_plan(
 ) -> dict[str, Any]:
     """A plan as plain data: what `--mode inspect` prints and `inspection.json` holds."""
     parameters, _ = shapes(experiment, plan.spec)
-    layers = partitioned.rows(plan, experiment)
+    layers = partitioned.rows(plan, experiment, beginning.fitted if beginning else {})
     told = {"rules": partitioned.totals(layers)}
     if beginning is not None:
         told |= {"source": beginning.about, "unused": list(beginning.unused)}
+        told |= {"fitted": dict(beginning.fitted), "notes": list(beginning.notes)}
     log_every, evaluate_every = milestones(experiment, plan)
     return {
         "name": experiment.name,
@@ -477,7 +478,7 @@ def sample(path: str, prompt: str, *, count: int | None = None, seed: int = 0, *
     plan = plan_for(experiment, data.spec, told["examples"]["train"], data.background)
     state, frozen = load_best(run, experiment, plan)
     trainable, _ = state.used()
-    parameters = paths.unflatten(plan.parameters(trainable, frozen))
+    parameters = paths.unflatten(plan.merged(experiment, trainable, frozen))
     tokens = text.as_tokens(prompt)[None]
     if count is None:
         count = max(data.spec.shape[0] - tokens.shape[1], 0)

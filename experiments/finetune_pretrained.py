@@ -1,0 +1,68 @@
+"""A network that others trained, such as a downloaded ViT or ResNet, on pictures of your own.
+
+    python launch.py --config experiments/finetune_pretrained.py
+    ... experiments/finetune_pretrained.py:path=vit-base-patch16-224,data=pictures
+    ... experiments/finetune_pretrained.py:path=resnet-50,data=tfds:cifar10,size=64
+
+`path` is a folder or file that `research.pretrained` reads: safetensors as transformers, timm and torchvision lay them
+out, or Google's ViT as .npz. `data` is a folder with a folder of pictures for each class, or a set of
+tensorflow-datasets. Pictures are fitted to the size that the network was trained with, or to `size`: its position
+embeddings are fitted to that. The first convolution is fitted to grey pictures with `color=grey`.
+
+A new head and the last two blocks are trained; the rest is frozen and costs no backward pass. Other strategies:
+
+    ... --config.finetuning.partition linear-probe
+    ... --config.finetuning.partition "layerwise_decay(0.75, new_head=True)" --config.optimizer.learning_rate 1e-4
+
+Time: about half a minute on two cores without an argument. Result: about 88 % test accuracy.
+
+That is a small ViT with new values on handwritten digits, so that the file can be tried without a download. With one,
+`--mode inspect` tells beforehand what the network costs on your pictures.
+"""
+
+import dataclasses
+
+from research.data import TFDS, Augmentation, Digits, ImageFolder
+from research.errors import UserError, did_you_mean
+from research.models import ViT
+from research.parameters import last_blocks
+from research.pretrained import read_pretrained
+from research.training import AdamW, Cosine, Experiment, Finetuning, Pretrained, epochs, percent
+
+NAMES = ("path", "data", "size", "color")
+
+
+def get_config(argument: str = "") -> Experiment:
+    chosen = dict(part.partition("=")[::2] for part in argument.split(",") if part)
+    if unknown := [name for name in chosen if name not in NAMES]:
+        raise UserError(*(f"{name}: no such argument{did_you_mean(name, NAMES)}" for name in unknown))
+    if not chosen:
+        data, model = Digits(), ViT(depth=4, width=64, heads=4, patch=2, expansion=2, scan=True)
+        finetuning = Finetuning(partition=last_blocks(4))
+    elif "path" not in chosen or "data" not in chosen:
+        raise UserError("both are needed: path=FOLDER_OF_WEIGHTS,data=FOLDER_OF_PICTURES")
+    else:
+        source = read_pretrained(chosen["path"])
+        size = (int(chosen["size"]),) * 2 if "size" in chosen else tuple(source.spec.shape[:2])
+        data, model = pictures(chosen["data"], size, chosen.get("color", "rgb")), source.model
+        if hasattr(model, "scan"):
+            model = dataclasses.replace(model, scan=True)  # compiled once for any depth
+        finetuning = Finetuning(source=Pretrained(chosen["path"]), partition=last_blocks(2, new_head=True))
+    return Experiment(
+        data=data,
+        model=model,
+        finetuning=finetuning,
+        augmentation=None if isinstance(data, Digits) else Augmentation(flip=0.5),
+        optimizer=AdamW(learning_rate=1e-3, weight_decay=1e-2),
+        schedule=Cosine(warmup=percent(10)),
+        duration=epochs(10),
+        batch_size=32,
+        norms="none",
+    )
+
+
+def pictures(where: str, size: tuple[int, int], color: str) -> ImageFolder | TFDS:
+    """A folder of pictures, or tfds:NAME."""
+    if where.startswith("tfds:"):
+        return TFDS(name=where.removeprefix("tfds:"), size=size)
+    return ImageFolder(path=where, size=size, color=color)

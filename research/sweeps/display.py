@@ -19,6 +19,7 @@ from research.config import to_json
 from research.inspection import Inspection
 from research.inspection.roofline import Rates
 from research.inspection.tables import si, size_of
+from research.sweeps.expectation import Expectation
 from research.sweeps.plan import Row, SweepPlan
 from research.sweeps.search import repeats, without_trials
 from research.sweeps.sweep import Sweep, Trial
@@ -32,7 +33,13 @@ WIDTH_OF_FIGURES = 57
 
 
 def show(
-    console: Console, plan: SweepPlan, *, changes: Sequence[str] = (), unfold: bool = False, rates: Rates | None = None
+    console: Console,
+    plan: SweepPlan,
+    *,
+    changes: Sequence[str] = (),
+    unfold: bool = False,
+    rates: Rates | None = None,
+    expected: Expectation | None = None,
 ) -> None:
     """The base, the space, a row for each program, and what they come to."""
     if plan.sweep.name:
@@ -41,7 +48,7 @@ def show(
     console.print()
     console.print(_table(plan, unfold, rates, console.width))
     console.print()
-    console.print(_pairs(_totals(plan, rates)))
+    console.print(_pairs(_totals(plan, rates, expected)))
 
 
 def _pairs(rows: Iterator[tuple[str, Any]]) -> Table:
@@ -160,13 +167,15 @@ def _short(path: str, paths: Sequence[str]) -> str:
     return path
 
 
-def _totals(plan: SweepPlan, rates: Rates | None) -> Iterator[tuple[str, Any]]:
+def _totals(plan: SweepPlan, rates: Rates | None, expected: Expectation | None) -> Iterator[tuple[str, Any]]:
     runnable = sum(len(row.group.trials) for row in plan.built)
     ends = "at most, for trials may stop early" if _may_stop(plan) else "forward and backward"
     yield (
         "in all" if plan.sweep.search is None else "first batch",
         f"{_count(runnable, 'trial')}, {si(plan.training_flops)}FLOP {ends}",
     )
+    if expected is not None:
+        yield "expected", f"{_seconds(expected.seconds)}, {expected.by}"
     if rates is not None:
         yield (
             "least time",
@@ -269,12 +278,13 @@ def show_start(console: Console, folder: Path, *, done: int, trials: int) -> Non
 
 
 def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """The best trial of each program, and of all."""
+    """The best trial of each program and of all, its mean on fresh seeds where it was judged, and the verdict."""
     paths = list(dict.fromkeys(path for program in summary["programs"] for path in program["values"]))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for path in paths or ["program"]:
         table.add_column(_short(path, paths) if paths else path)
-    for title in ("trials", "validation", "test", "best with"):
+    is_judged = any(program["judged"]["accuracies"] for program in summary["programs"])
+    for title in ("trials", "validation", "fresh seeds" if is_judged else "test", "best with"):
         table.add_column(title, justify="left" if title == "best with" else "right", overflow="fold")
     for program in summary["programs"]:
         best = program["best"]
@@ -284,7 +294,9 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
         if best is None:
             table.add_row(*names, count, "", "", "")
             continue
-        figures = _percent(best["validation"]["accuracy"]), _percent(best["test"]["accuracy"])
+        judged = program["judged"]["accuracies"]
+        tested = sum(judged) / len(judged) if judged else None if is_judged else best["test"]["accuracy"]
+        figures = _percent(best["validation"]["accuracy"]), _percent(tested)
         is_best = best["trial"] == summary["best"]["trial"]
         table.add_row(*names, count, *figures, _with(best["values"], paths), style="bold" if is_best else None)
     console.print()
@@ -294,7 +306,12 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(f"none has less {_unit(summary['cost'])} and is as good:")
         console.print(_front(summary))
     console.print()
+    if summary.get("verdict"):
+        console.print(summary["verdict"], highlight=False)
+        console.print()
     console.print(Text.assemble(("kept in ", "bold"), summary["folder"]), soft_wrap=True)
+    if summary.get("verdict"):
+        console.print(Text.assemble(("open    ", "bold"), f"{summary['folder']}/report.html"), soft_wrap=True)
     if summary["reason"] == "interrupted":
         console.print("interrupted; the same command goes on", soft_wrap=True)
 
@@ -333,7 +350,13 @@ def plain_values(trial: Trial) -> dict[str, Any]:
     return {path: _plain(value) for path, value in trial.assignment.items()}
 
 
-def as_json(plan: SweepPlan, *, changes: Sequence[str] = (), rates: Rates | None = None) -> dict[str, Any]:
+def as_json(
+    plan: SweepPlan,
+    *,
+    changes: Sequence[str] = (),
+    rates: Rates | None = None,
+    expected: Expectation | None = None,
+) -> dict[str, Any]:
     """Everything, as plain data."""
     told = {
         "name": plan.sweep.name,
@@ -348,6 +371,8 @@ def as_json(plan: SweepPlan, *, changes: Sequence[str] = (), rates: Rates | None
         "programs": [as_row(row, rates) for row in plan.rows],
         "training_flops": plan.training_flops,
     }
+    if expected is not None:
+        told["expected_seconds"] = expected.seconds
     if rates is not None:
         told |= {"rates": rates._asdict(), "least_seconds": plan.least_seconds(rates)}
     return told
@@ -356,6 +381,7 @@ def as_json(plan: SweepPlan, *, changes: Sequence[str] = (), rates: Rates | None
 def as_row(row: Row, rates: Rates | None = None) -> dict[str, Any]:
     """A program as plain data; multiply-adds and FLOPs of the passes are those of an example."""
     told: dict[str, Any] = {"values": dict(row.values), "trials": [_trial(trial) for trial in row.group.trials]}
+    told["budgets"] = list(dict.fromkeys(budget for trial in row.group.trials for budget in trial.budgets))
     found = row.inspection
     if found is None:
         return told | {"problems": list(row.problems)}
@@ -404,6 +430,7 @@ def as_csv(plan: SweepPlan, *, rates: Rates | None = None) -> str:
         del figures["values"]
         problems = figures.pop("problems", [])
         figures |= {"trials": len(figures["trials"]), "problems": "; ".join(problems)}
+        figures["budgets"] = "; ".join(budget for budget in figures["budgets"] if budget)
         for name in ("receptive_field", "field_before_pooling"):
             if isinstance(figures.get(name), list):
                 figures[name] = "x".join(map(str, figures[name]))

@@ -302,6 +302,7 @@ def _connected() -> Iterator[Any]:
     address, folder = os.environ.get("RAY_ADDRESS"), None
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # on a busy machine, 20 are too few
     if not address:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -8,12 +8,16 @@
 Everything that touches the world happens between chunks of steps, as in `training.loop`. A trial that runs out of
 patience, or whose loss is not finite for too long, is judged no more; it goes on computing beside the others, which do
 not notice. A pack can be saved and restored, and goes on bit for bit; and it can be narrowed to some of its trials.
+
+Where rules of the partition begin later, all trials go from phase to phase together (`training.phases`). Where what
+comes to the first trained layer is the same function of an example in all trials, it is computed once for all of them
+(`training.features`).
 """
 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,13 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data import feeding
-from research.data.base import Loaded, Split, Streamed
+from research.data.base import Loaded, Streamed
 from research.sweeps import lanes
-from research.sweeps.lanes import How, Program
+from research.sweeps.lanes import How, Lanes, Program
+from research.sweeps.shelf import Shelf
 from research.sweeps.sweep import Trial
-from research.training import evaluation, loop, metrics
+from research.training import evaluation, features, loop, metrics, phases
 from research.training.checkpoints import Checkpoint, Checkpoints, match
-from research.training.plan import milestones, next_stop
+from research.training.experiment import Experiment
+from research.training.plan import Plan, milestones, next_stop
 from research.training.rows import SUMS, training_row
 from research.training.state import as_flat, from_flat
 from research.training.step import Data
@@ -81,10 +87,25 @@ def default_how() -> How:
 class Pack:
     """Trials of one program. All share the plan, which is for one device."""
 
-    def __init__(self, program: Program, trials: Sequence[Trial], loaded: Loaded, capacity: int = 0):
+    def __init__(
+        self,
+        program: Program,
+        trials: Sequence[Trial],
+        loaded: Loaded,
+        capacity: int = 0,
+        source: dict[str, np.ndarray] | None = None,
+    ):
+        """source: what training begins with (`Shelf.beginning`); read here if None. Raises UserError as that does."""
+        experiment = trials[0].experiment
         self.plan, self.loaded, self.step, self.seconds = program.plan, loaded, 0, 0.0
+        self._source = Shelf().beginning(self.plan, experiment) if source is None else source
         self._lanes = [_Lane(trial) for trial in trials]
         self._layout = lanes.make_lanes(program, [trial.experiment for trial in trials], capacity)
+        self._stages = [_stage(program, plan, experiment, loaded) for plan in phases.all_plans(self.plan)]
+        self._entered: int | None = None
+        """The number of the stage it is in."""
+        self._seen = loaded
+        """What training and evaluation read in this phase: the data, or features of it."""
         self._frozen: Any = None
         self._states: Any = None
         self._best: Any = None
@@ -111,17 +132,42 @@ class Pack:
         train = evaluation.data_shapes(self.plan, self._lanes[0].trial.experiment, self.loaded)["train"]
         validation = self.loaded.splits["validation"]
         inputs = jax.ShapeDtypeStruct((self._block, *validation.shape), validation.dtype)
-        labels = jax.ShapeDtypeStruct((self._block,), np.int32)
-        return lanes.compile_ahead(self._layout, train, Data(inputs, labels, train.normalisation))
+        block = Data(inputs, jax.ShapeDtypeStruct((self._block,), np.int32), train.normalisation)
+        stages = [(stage.plan, stage.reads(train), stage.reads(block)) for stage in self._stages]
+        return lanes.compile_ahead(self._layout, self._source, stages, block)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Training
 
     def advance(self, until: int, edge: Edge) -> bool:
         """Trains up to a step, which is one of an evaluation or the last; False if interrupted before."""
+        for number, stage in enumerate(self._stages):
+            end = min(until, stage.plan.until)
+            if self.step < end and not self.is_done:
+                self._enter(number)
+                if not self._advance_in_stage(end, edge):
+                    return False
+        return True
+
+    def _enter(self, number: int) -> None:
+        """Begins, and goes on to a stage, if it is not there yet."""
         if self._states is None:
-            self._frozen, self._states = lanes.begin(self._layout)
+            self._frozen, self._states = lanes.begin(self._layout, self._source)
             self._best = jax.tree.map(jnp.copy, self._states.used())  # of a lane that never improves
+        if self._entered == number:
+            return
+        self._entered, stage = number, self._stages[number]
+        self._layout = lanes.in_phase(self._layout, stage.plan)
+        arrays = (self._frozen, self._states, self._best)
+        self._frozen, self._states, self._best = lanes.enter(self._layout, *arrays)
+        self._seen, self._validation = self.loaded, None
+        if stage.cut is not None:
+            first = jax.tree.map(lambda leaf: leaf[0], self._states)  # what is trained is not before the cut
+            state, frozen = jax.device_put((first, self._frozen), jax.devices()[0])
+            whole, experiment = dataclasses.replace(stage.plan, given=None), self._lanes[0].trial.experiment
+            _, self._seen = features.on_features(whole, experiment, self.loaded, stage.cut, state, frozen)
+
+    def _advance_in_stage(self, until: int, edge: Edge) -> bool:
         experiment = self._lanes[0].trial.experiment
         log_every, evaluate_every = milestones(experiment, self.plan)
         with contextlib.closing(self._chunks(until, log_every, evaluate_every)) as chunks:
@@ -134,11 +180,12 @@ class Pack:
                 )
                 self._log(ends, jax.tree.map(np.asarray, logged), edge)
                 self.step = ends[-1]
-                if self.step % evaluate_every == 0 or self.step == self.plan.steps:
+                is_evaluated = self.step % evaluate_every == 0 or self.step == self._layout.program.plan.until
+                if is_evaluated:
                     self._evaluate(edge)
                     edge.show(self.step, self.plan.steps, self.best_accuracy())
                 self.seconds += time.perf_counter() - begun
-                if self.step % evaluate_every == 0 or self.step == self.plan.steps:
+                if is_evaluated:
                     edge.pause(self)
                     if self.is_done:
                         return True
@@ -146,10 +193,10 @@ class Pack:
 
     def _chunks(self, until: int, log_every: int, evaluate_every: int) -> Iterator[tuple[list[int], Data]]:
         """(the steps at which its windows end, data) of each chunk up to a step; none goes past an evaluation."""
-        program, train, step = self._layout.program, self.loaded.splits["train"], self.step
+        program, train, step = self._layout.program, self._seen.splits["train"], self.step
         if not self.plan.streamed:
             data = jax.device_put(
-                Data(train.inputs, train.labels.astype(np.int32), evaluation.as_float32(self.loaded.normalisation)),
+                Data(train.inputs, train.labels.astype(np.int32), evaluation.as_float32(self._seen.normalisation)),
                 program.everywhere(),
             )
             while step < until:
@@ -198,20 +245,23 @@ class Pack:
     def _block(self) -> int:
         return min(LARGEST_BLOCK, len(self.loaded.splits["validation"]))
 
-    def _blocks(self, split: Split | Streamed, limit: int | None = None) -> Iterator[tuple[int, Data]]:
+    def _blocks(self, loaded: Loaded, name: str, limit: int | None = None) -> Iterator[tuple[int, Data]]:
         """(first example, data) of a split or its first `limit` examples, in blocks of one size; the last is padded."""
+        split = loaded.splits[name]
         count = min(len(split), limit or len(split))
         for start in range(0, count, self._block):
             indices = np.minimum(np.arange(start, start + self._block), count - 1)
             inputs = split.read(indices) if isinstance(split, Streamed) else split.inputs[indices]
             labels = split.labels[indices].astype(np.int32)
-            data = Data(inputs, labels, evaluation.as_float32(self.loaded.normalisation))
+            data = Data(inputs, labels, evaluation.as_float32(loaded.normalisation))
             yield start, jax.device_put(data, self._layout.program.everywhere())
 
-    def _judge_examples(self, used: Any, blocks: Iterator[tuple[int, Data]], count: int) -> dict[str, np.ndarray]:
+    def _judge_examples(
+        self, layout: Lanes, used: Any, blocks: Iterable[tuple[int, Data]], count: int
+    ) -> dict[str, np.ndarray]:
         """{"loss", "correct", "count"}: (lanes, examples) each, of the trials alone."""
-        found = [lanes.evaluate(self._layout, self._frozen, used, data, first) for first, data in blocks]
-        places = list(self._layout.places)
+        found = [lanes.evaluate(layout, self._frozen, used, data, first) for first, data in blocks]
+        places = list(layout.places)
         return {
             name: np.concatenate([np.asarray(block[name])[places] for block in found], axis=1)[:, :count]
             for name in found[0]
@@ -219,12 +269,11 @@ class Pack:
 
     def _evaluate(self, edge: Edge) -> None:
         """Judges each lane on the validation split, and keeps what is the best so far."""
-        validation = self.loaded.splits["validation"]
         if self._validation is None and not self.plan.streamed:
-            self._validation = list(self._blocks(validation))
-        blocks = iter(self._validation) if self._validation is not None else self._blocks(validation)
+            self._validation = list(self._blocks(self._seen, "validation"))
+        blocks = self._validation if self._validation is not None else self._blocks(self._seen, "validation")
         used = self._states.used()
-        judged = self._judge_examples(used, blocks, len(validation))
+        judged = self._judge_examples(self._layout, used, blocks, len(self.loaded.splits["validation"]))
         improved = np.zeros(self._layout.count, bool)
         for place, lane, figures in zip(self._layout.places, self._lanes, _figures(judged), strict=True):
             improved[place] = _judge(lane, self.step, figures, edge)
@@ -239,10 +288,11 @@ class Pack:
     def finish(self) -> Outcome:
         """What came of the trials that are under way, by their best evaluations."""
         begun = time.perf_counter()
-        test, train = self.loaded.splits["test"], self.loaded.splits["train"]
-        judged = self._judge_examples(self._best, self._blocks(test), len(test))
-        seen = min(len(train), TRAINING_EXAMPLES)
-        again = _figures(self._judge_examples(self._best, self._blocks(train, seen), seen))
+        plan = dataclasses.replace(self._layout.program.plan, given=None)
+        layout, loaded = lanes.in_phase(self._layout, plan), self.loaded
+        judged = self._judge_examples(layout, self._best, self._blocks(loaded, "test"), len(loaded.splits["test"]))
+        seen = min(len(loaded.splits["train"]), TRAINING_EXAMPLES)
+        again = _figures(self._judge_examples(layout, self._best, self._blocks(loaded, "train", seen), seen))
         self.seconds += time.perf_counter() - begun
         work = loop.Work(self._lanes[0].trial.experiment, self.plan, self.loaded, self._frozen)
         unit, seconds = loop.token_unit(work), self.seconds / len(self._lanes)
@@ -278,15 +328,16 @@ class Pack:
             capacity = before.count if before.program.how == "map" else 0  # where idle lanes cost nothing
             experiments = [lane.trial.experiment for lane in self._lanes]
             self._layout = lanes.make_lanes(before.program, experiments, capacity)
-            own = (self._states, self._best, self._frozen if before.program.seeded else {})
+            own = (self._states, self._best, before.program.own(self._frozen))
             self._states, self._best, frozen = lanes.regroup(before, self._layout, indices, own)
-            self._frozen = frozen if before.program.seeded else self._frozen
+            self._frozen = {**self._frozen, **frozen}
         return [_row(lane, None, None, None, seconds) for lane in left]
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Hands everything that `restore` needs to the background writer."""
         about = {
             "step": self.step,
+            "stage": self._entered,
             "seconds": self.seconds,
             "trials": [lane.trial.index for lane in self._lanes],
             "lanes": [
@@ -305,17 +356,39 @@ class Pack:
 
     def restore(self, saved: Checkpoint) -> None:
         """Goes on from where a pack of the same trials was when it was saved. Raises UserError if it does not fit."""
-        program = self._layout.program
-        self._frozen, states = lanes.begin(self._layout)
-        template = {"states": states, "best": states.used()}
+        self._enter(saved.about.get("stage", 0))
+        template = {"states": self._states, "best": self._best}
         arrays = match(saved.arrays, as_flat(template), "the sweep")
-        restored = jax.device_put(from_flat(arrays, template), program.over_lanes())
+        restored = jax.device_put(from_flat(arrays, template), self._layout.program.over_lanes())
         self._states, self._best = restored["states"], restored["best"]
         self.step, self.seconds = saved.about["step"], saved.about["seconds"]
         for lane, about in zip(self._lanes, saved.about["lanes"], strict=True):
             lane.progress = loop.Progress(**about["progress"])
             lane.status, lane.is_judged = about["status"], about["is_judged"]
             lane.steps, lane.best = about["steps"], about["best"]
+
+
+class _Stage(NamedTuple):
+    """A phase of the training."""
+
+    plan: Plan
+    """With the layer that features are given to, where there are any."""
+    cut: features.Cut | None
+
+    def reads(self, data: Data) -> Data:
+        """Shapes and dtypes of what is read in the place of such data."""
+        if self.cut is None:
+            return data
+        one = self.cut.features
+        return Data(jax.ShapeDtypeStruct((*data.labels.shape, *one.shape), one.dtype), data.labels, None)
+
+
+def _stage(program: Program, plan: Plan, experiment: Experiment, loaded: Loaded) -> _Stage:
+    """The stage of a phase; on features where these are the same in all lanes."""
+    cut = None
+    if program.one_model and all(map(program.is_shared, (*plan.frozen, *plan.fixed))):
+        cut = features.find_cut(plan, experiment, loaded)
+    return _Stage(plan if cut is None else dataclasses.replace(plan, given=cut.layer), cut)
 
 
 def fit(program: Program, trials: Sequence[Trial], loaded: Loaded, edge: Edge) -> Outcome | None:

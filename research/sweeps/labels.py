@@ -5,11 +5,14 @@ labels([AdamW(), AdamW(weight_decay=0.1), SGD()], as_set) == [
 ]
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from research.commandline.fields import as_typed
 from research.config import Entry, entries, is_config
+
+LONGEST = 120
+"""Characters of a part that is told as a whole."""
 
 
 def labels(values: Sequence[Any], show: Callable[[Entry], str]) -> list[str]:
@@ -17,11 +20,24 @@ def labels(values: Sequence[Any], show: Callable[[Entry], str]) -> list[str]:
     plain = [_plain(value) for value in values]
     fields = [{e.path: show(e) for e in entries(value)} if is_config(value) else {} for value in values]
     found = []
-    for label, own in zip(plain, fields, strict=True):
+    for value, label, own in zip(values, plain, fields, strict=True):
         alike = [other for other_label, other in zip(plain, fields, strict=True) if other_label == label]
-        told = [f"{path} {text}" for path, text in own.items() if any(other.get(path) != text for other in alike)]
+        told = [f"{path} {own[path]}" for path in _told(own, alike, value)]
         found.append(f"{label}({', '.join(told)})" if told else label)
     return found
+
+
+def _told(own: Mapping[str, str], alike: Sequence[Mapping[str, str]], value: Any) -> list[str]:
+    """The fields in which others differ, each part once: as a whole where it says what it is, or by its own fields."""
+    differing = [path for path, text in own.items() if any(other.get(path) != text for other in alike)]
+    kinds = {entry.path: type(entry.value).__name__ for entry in entries(value)} if differing else {}
+    told: list[str] = []
+    for path in differing:  # a part comes before what it holds
+        is_held = any(path.startswith(f"{other}.") for other in told)
+        holds = any(other.startswith(f"{path}.") for other in differing)
+        if not is_held and not (holds and (own[path] == kinds[path] or len(own[path]) > LONGEST)):
+            told.append(path)
+    return told
 
 
 def _plain(value: Any) -> str:

@@ -2,13 +2,14 @@
 
     program = make_program(plan, experiments, devices, "map")   # of equal structure: they differ in leaves alone
     lanes = make_lanes(program, experiments)
-    frozen, states = begin(lanes)
+    frozen, states = begin(lanes, source)               # what a source holds of the parameters, where there is one
     states, logged = advance(lanes, frozen, states, data, windows)
 
 A lane is its trial's solo run to float rounding. The lanes are dealt out to the devices, and those of one device are
 taken one after another ("map") or side by side ("vmap"). Leaves in which the trials agree are not mapped over, and
-neither is what follows from them alone: trials of one seed have one copy of what is frozen, and side by side they take
-each batch once. A lane whose loss is not finite skips its steps and leaves its neighbours alone.
+neither is what follows from them alone: of what is frozen there is one copy where it comes from a source, or all are of
+one seed, and side by side they take each batch once. A lane whose loss is not finite skips its steps and leaves its
+neighbours alone.
 
 One after another, how many lanes are at work is a value: one compiled program serves any number up to what it has room
 for, and so other trials of the program, too.
@@ -16,7 +17,7 @@ for, and so other trials of the program, too.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from research.training import evaluation, loop, step
+from research.training import evaluation, loop, phases, step
 from research.training.experiment import Experiment
 from research.training.plan import Plan, boundary
 from research.training.state import Parameters, State
@@ -43,7 +44,9 @@ class Program(NamedTuple):
     varying: tuple[int, ...]
     """Which leaves may differ between lanes."""
     seeded: bool
-    """Whether lanes may begin with other parameters."""
+    """Whether lanes may begin with other parameters, where these are new."""
+    one_model: bool
+    """Whether all lanes agree in the leaves of the model."""
     mesh: Mesh
     """The devices that share the lanes, along the axis `trials`."""
     how: How
@@ -56,9 +59,17 @@ class Program(NamedTuple):
         """How arrays that all lanes share lie on the devices."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def of_frozen(self) -> NamedSharding:
-        """How what is frozen lies on them."""
-        return self.over_lanes() if self.seeded else self.everywhere()
+    def is_shared(self, path: str) -> bool:
+        """Whether what is frozen at a path is the same in all lanes."""
+        return not self.seeded or path in self.plan.begun or path.startswith(step.SOURCE)
+
+    def own(self, frozen: Parameters) -> Parameters:
+        """Of what is frozen, (lanes, ...) each, what lanes have of their own."""
+        return {path: value for path, value in frozen.items() if not self.is_shared(path)}
+
+    def shared(self, frozen: Parameters) -> Parameters:
+        """Of what is frozen what all lanes share."""
+        return {path: value for path, value in frozen.items() if self.is_shared(path)}
 
 
 def make_program(
@@ -77,10 +88,11 @@ def make_program(
         or any(leaf != column[0][1] for _, leaf in column)
     )
     # Initial values may hang on a leaf of the model as well, such as a norm's.
-    seeded = any(names[i] == "seed" or names[i].startswith("model.") for i in varying)
+    one_model = not any(names[i].startswith("model.") for i in varying)
+    seeded = not one_model or any(names[i] == "seed" for i in varying)
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     plan = dataclasses.replace(plan, mesh=None)  # a trial is on one device
-    return Program(plan, jax.tree.structure(boundary(experiments[0])), varying, seeded, mesh, how)
+    return Program(plan, jax.tree.structure(boundary(experiments[0])), varying, seeded, one_model, mesh, how)
 
 
 class Lanes(NamedTuple):
@@ -158,24 +170,60 @@ def _each(program: Program, function: Callable[..., Any], active: Any, own: Any,
 # What is compiled
 
 
-def begin(lanes: Lanes) -> tuple[Parameters, State]:
-    """The frozen parameters, of each lane where they differ, and the states (lanes, ...) before the first step."""
-    return _begin(lanes.program, lanes.count, lanes.shared, lanes.own, lanes.active)
+def begin(lanes: Lanes, source: Mapping[str, Any] | None = None) -> tuple[Parameters, State]:
+    """What is frozen, (lanes, ...) where it is not shared, and the states (lanes, ...) before the first step.
+
+    source: what training begins with, as `step.initial_state` takes it.
+    """
+    source = jax.device_put(source, lanes.program.everywhere())
+    return _begin(lanes.program, lanes.count, lanes.shared, lanes.own, lanes.active, source)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin(program: Program, count: int, shared, own, active):
+def _begin(program: Program, count: int, shared, own, active, source):
     def one(own, _, shared):
-        own, _ = own
-        return {}, step.initial_state(program.plan, _experiment(program, shared, own))
+        (own, _), (shared, source) = own, shared
+        state, frozen = step.initial_state(program.plan, _experiment(program, shared, own), source)
+        return {}, (state, program.own(frozen))
 
-    _, (states, frozen) = _each(program, one, active, (own, jnp.arange(count)), {}, shared)
-    if not program.seeded:
-        frozen = jax.tree.map(lambda leaf: leaf[0], frozen)
-    return (
-        jax.lax.with_sharding_constraint(frozen, program.of_frozen()),
-        jax.lax.with_sharding_constraint(states, program.over_lanes()),
-    )
+    _, (states, frozen) = _each(program, one, active, (own, jnp.arange(count)), {}, (shared, source))
+    _, of_first = step.initial_state(program.plan, _experiment(program, shared, [leaf[0] for leaf in own]), source)
+    return _constrained(program, {**frozen, **program.shared(of_first)}, states)
+
+
+def _constrained(program: Program, frozen: Parameters, states: Any) -> tuple[Parameters, Any]:
+    """What is frozen and what each lane has, laid over the devices."""
+    constrain = jax.lax.with_sharding_constraint
+    own = constrain(program.own(frozen), program.over_lanes())
+    shared = constrain(program.shared(frozen), program.everywhere())
+    return {**own, **shared}, constrain(states, program.over_lanes())
+
+
+def in_phase(lanes: Lanes, plan: Plan) -> Lanes:
+    """The lanes with another plan, that of a phase."""
+    return lanes._replace(program=lanes.program._replace(plan=plan))
+
+
+def enter(lanes: Lanes, frozen: Parameters, states: State, best: Any) -> tuple[Parameters, State, Any]:
+    """What is frozen, the states and the best of a phase before, as that of the lanes goes on with them."""
+    program, experiment = lanes.program, _experiment(lanes.program, lanes.shared, lanes.own)
+    left = phases.remaining(program.plan, experiment, frozen)
+    if left.keys() == frozen.keys():
+        return frozen, states, best
+    return left, *_enter(program, lanes.shared, lanes.own, lanes.active, frozen, states, best)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _enter(program: Program, shared, own, active, frozen, states, best):
+    def one(own, _, shared):
+        own, state, best = own
+        experiment, frozen, _ = _whole(program, own, shared)
+        state, _ = phases.enter(program.plan, experiment, state, frozen)
+        return {}, (state, phases.widened(program.plan, best, frozen))
+
+    own, shared = _parts(program, own, shared, frozen, None)
+    _, found = _each(program, one, active, (own, states, best), {}, shared)
+    return jax.lax.with_sharding_constraint(found, program.over_lanes())
 
 
 def advance(
@@ -198,7 +246,7 @@ def _advance(program: Program, shared, own, active, frozen, states, data, window
 
 def _parts(program: Program, own, shared, frozen, rest) -> tuple[Any, Any]:
     """What each lane has of its own and what all share, for `_whole`."""
-    return (own, frozen if program.seeded else {}), (shared, {} if program.seeded else frozen, rest)
+    return (own, program.own(frozen)), (shared, program.shared(frozen), rest)
 
 
 def _whole(program: Program, own, shared) -> tuple[Experiment, Parameters, Any]:
@@ -243,20 +291,42 @@ def regroup(before: Lanes, after: Lanes, trials: Sequence[int], tree: Any) -> An
 # Ahead of time
 
 
-def compile_ahead(lanes: Lanes, train: Data, block: Data) -> int:
-    """Compiles what `begin`, `advance` and `evaluate` call, so that they find it; returns the bytes a device needs.
+def compile_ahead(
+    lanes: Lanes, source: Mapping[str, Any] | None, stages: Sequence[tuple[Plan, Data, Data]], block: Data
+) -> int:
+    """Compiles what is to be called, so that it is found; returns the bytes a device needs.
 
-    train, block: shapes and dtypes of what a chunk of training and an evaluation read.
+    stages: of each phase the plan, and shapes and dtypes of what a chunk of training and an evaluation read.
+    block: those of what an evaluation after the last step reads.
     """
     program, shared, own, active = lanes.program, lanes.shared, lanes.own, lanes.active
-    _begin.lower(program, lanes.count, shared, own, active).compile()
-    frozen, states = jax.eval_shape(functools.partial(_begin, program, lanes.count), shared, own, active)
-    frozen, states = _laid(frozen, program.of_frozen()), _laid(states, program.over_lanes())
-    train, block = _laid((train, block), program.everywhere())
     windows, first = _laid((loop.lengths(0, [1]), np.int32(0)), program.everywhere())
-    chunk = _advance.lower(program, shared, own, active, frozen, states, train, windows).compile()
-    _evaluate.lower(program, shared, own, active, frozen, states.used(), block, first).compile()
-    return _needed(chunk)
+    source = _laid(source, program.everywhere())
+    _begin.lower(program, lanes.count, shared, own, active, source).compile()
+    frozen, states = jax.eval_shape(functools.partial(_begin, program, lanes.count), shared, own, active, source)
+    frozen, states = _laid_out(program, frozen), _laid(states, program.over_lanes())
+    experiment, needed = _experiment(program, shared, own), []
+    for plan, train, data in stages:
+        program, before = program._replace(plan=plan), frozen
+        train, data = _laid((train, data), program.everywhere())
+        frozen = phases.remaining(plan, experiment, before)
+        if frozen.keys() != before.keys():
+            arguments = (shared, own, active, before, states, states.used())
+            _enter.lower(program, *arguments).compile()
+            states, _ = _laid(jax.eval_shape(functools.partial(_enter, program), *arguments), program.over_lanes())
+        chunk = _advance.lower(program, shared, own, active, frozen, states, train, windows).compile()
+        _evaluate.lower(program, shared, own, active, frozen, states.used(), data, first).compile()
+        needed.append(_needed(chunk))
+    if program.plan.given is not None:
+        program = program._replace(plan=dataclasses.replace(program.plan, given=None))
+        block = _laid(block, program.everywhere())
+        _evaluate.lower(program, shared, own, active, frozen, states.used(), block, first).compile()
+    return max(needed)
+
+
+def _laid_out(program: Program, frozen: Parameters) -> Parameters:
+    over, everywhere = program.over_lanes(), program.everywhere()
+    return {path: _laid(leaf, everywhere if program.is_shared(path) else over) for path, leaf in frozen.items()}
 
 
 def _laid(tree: Any, sharding: NamedSharding) -> Any:

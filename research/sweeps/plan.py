@@ -23,6 +23,7 @@ from research.sweeps.shelf import Shelf
 from research.sweeps.sweep import Group, Sweep, Trial, groups, trials
 from research.training import plan as training_plan
 from research.training.inspecting import inspect_experiment
+from research.training.phases import last_plan
 
 
 class Row(NamedTuple):
@@ -133,18 +134,11 @@ def _row(values: dict[str, str], group: Group, shelf: Shelf, config_file: Path |
         with blaming_if_there(config_file):
             loaded = shelf.load(experiment.data)
             plan = training_plan.make_plan(experiment, loaded)
-            _check_finetuning(plan)
-            return Row(values, group, plan.steps, inspect_experiment(experiment, plan, loaded), plan=plan)
+            shelf.beginning(plan, experiment)
+            inspection = inspect_experiment(experiment, last_plan(plan), loaded)
+            return Row(values, group, plan.steps, inspection, plan=plan)
     except UserError as error:
         return Row(values, group, 0, None, error.problems)
-
-
-def _check_finetuning(plan: training_plan.Plan) -> None:
-    """Raises UserError for what trials side by side cannot do."""
-    if plan.begun:
-        raise UserError("finetuning.source: the trials of a sweep begin with new parameters; run this one by itself")
-    if any(plan.starts):
-        raise UserError("partition: a rule with `after` changes what is trained on the way; run this one by itself")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from research.sweeps.ledger import Ledger, read_decision, write_decision
 from research.sweeps.plan import Row, SweepPlan, extend
 from research.sweeps.search import pareto, repeats
 from research.sweeps.shelf import Shelf
-from research.sweeps.sweep import Trial, groups
+from research.sweeps.sweep import Trial, groups, mark
 from research.training.checkpoints import Checkpoint, Checkpoints
 from research.training.experiment import Experiment
 from research.training.plan import milestones
@@ -152,7 +152,9 @@ def judged(session: Session) -> dict[int, list[Trial]]:
         for seed in range(first, first + sweep.judge):
             experiment = override(trial.experiment, "seed", seed)
             assignment = {**trial.assignment, "seed": seed}
-            found[number].append(Trial(index, assignment, experiment, fingerprint(experiment), 0, of=trial.index))
+            found[number].append(
+                Trial(index, assignment, experiment, mark(experiment, session.shelf), 0, of=trial.index)
+            )
             index += 1
     return found
 
@@ -249,7 +251,8 @@ def _pack(session: Session, row: Row, trials: Sequence[Trial], loaded: Loaded, s
     if saved is not None:
         session.capacities[structure] = next(iter(saved.arrays.values())).shape[0]
     capacity = session.capacities.setdefault(structure, size)
-    return fit.Pack(program, trials, loaded, capacity if how == "map" else 0)
+    source = session.shelf.beginning(row.plan, experiments[0])
+    return fit.Pack(program, trials, loaded, capacity if how == "map" else 0, source)
 
 
 def _most_of_search(session: Session, row: Row) -> int:
@@ -271,9 +274,10 @@ def _size(session: Session, trials: Sequence[Trial]) -> int:
 def most_at_once(row: Row) -> int:
     """How many trials of a program fit into memory."""
     memory, devices = row.inspection.memory, len(jax.local_devices())
-    of_state = 2 * memory.parameters + memory.optimizer  # the best are kept beside
+    shared = memory.frozen if row.plan.begun else 0  # what is frozen is the source's, and there once
+    of_state = 2 * memory.parameters - memory.frozen - shared + memory.optimizer  # the best are kept beside
     at_once = memory.total - memory.parameters - memory.optimizer
-    budget = SHARE_OF_MEMORY * free_memory()
+    budget = SHARE_OF_MEMORY * free_memory() - devices * shared
     if fit.default_how() == "map":
         most = (budget - devices * at_once) / max(of_state, 1)
     else:

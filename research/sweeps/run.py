@@ -8,7 +8,7 @@
       metrics.jsonl           the rows of all trials, told apart by `trial`
       examples/               what each trial made of each test example
       checkpoints/            trials that are under way
-      summary.json            the best trial, and the best of each program
+      summary.json            the best trial, the best of each program, and the verdict
       report.html             a page about all that
 
 First the trials of the space are run, and the best values of each program chosen by validation; then these are trained
@@ -22,11 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from research.analysis.answers import answers
 from research.analysis.report import report
+from research.analysis.sweeps import read_sweep
+from research.analysis.words import verdict
 from research.config import to_json
 from research.errors import UserError
 from research.jsonl import read_json, write_atomically
 from research.sweeps import batches, display, executors, rounds
+from research.sweeps.expectation import expect
 from research.sweeps.ledger import Ledger
 from research.sweeps.plan import SweepPlan, make_plan
 from research.sweeps.shelf import Shelf
@@ -59,7 +63,8 @@ def run(
                 done = len(plan.trials) - len(ledger.left(plan.trials))
                 if sweep.search is not None:  # of later batches, too
                     done = sum(told["stage"] == "search" for told in ledger.done.values())
-                display.show(console, plan, changes=changes)
+                expected = expect(plan, ledger.left(plan.trials), workdir)
+                display.show(console, plan, changes=changes, expected=expected)
                 display.show_start(console, found.path, done=done, trials=plan.expected)
                 progress = display.Progress(console, plan.expected, done)
                 with executors.opened(executor) as elsewhere, progress:
@@ -68,7 +73,10 @@ def run(
             summary = summarise(found.path, session.plan, ledger.done, judged, reason)
             found.write_json("summary.json", summary)
             if summary["best"] is not None:
-                write_atomically(found.path / "report.html", report(found.path).encode())
+                said = answers(read_sweep(found.path))
+                summary["verdict"] = verdict(said)
+                found.write_json("summary.json", summary)
+                write_atomically(found.path / "report.html", report(said).encode())
     return summary
 
 

@@ -1,10 +1,16 @@
-"""What the trials of a sweep have in common and is made once: data, above all."""
+"""What the trials of a sweep have in common and is made once: data, above all, and what training begins with."""
 
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+import jax
+import numpy as np
+
 from research.data.base import Dataset, Loaded
 from research.errors import UserError
+from research.training import sources
+from research.training.experiment import Experiment
+from research.training.plan import Plan
 
 T = TypeVar("T")
 
@@ -30,3 +36,16 @@ class Shelf:
     def load(self, data: Dataset) -> Loaded:
         """The data of a config. Raises UserError as its `load` does."""
         return self.once(data, data.load)
+
+    def weights(self, experiment: Experiment) -> sources.Weights | None:
+        """What the source of an experiment holds; None where it begins with new values. Raises UserError."""
+        source = None if experiment.finetuning is None else experiment.finetuning.source
+        return None if source is None else self.once(source, source.read)
+
+    def beginning(self, plan: Plan, experiment: Experiment) -> dict[str, np.ndarray] | None:
+        """What the trials of a program begin with, for `step.initial_state`. Raises UserError where it does not fit."""
+        weights = self.weights(experiment)
+        if weights is None:
+            return None
+        key = ("beginning", jax.tree.structure(experiment))
+        return self.once(key, lambda: sources.fit(plan, experiment, weights).arrays)

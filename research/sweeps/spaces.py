@@ -352,9 +352,13 @@ class Matched(Computed):
         key = ("matched", path, *budget.items(), jax.tree.structure(experiment))
         return shelf.once(key, lambda: value_at(match(experiment, field=path, spec=spec, **budget), path))
 
-    def about(self) -> str:
+    def budget_in_words(self) -> str:
+        """As "5,000 parameters"."""
         ((unit, amount),) = self._budget().items()
-        return f"the value that gives {amount:,.0f} {unit.replace('_', '-')}"
+        return f"{amount:,.0f} {'FLOPs' if unit == 'flops' else unit.replace('_', '-')}"
+
+    def about(self) -> str:
+        return f"the value that gives {self.budget_in_words()}"
 
 
 def value_at(tree: Any, path: str) -> Any:

@@ -6,9 +6,11 @@
     for group in groups(trials(sweep)): group.experiment, len(group.trials)
 
 A trial is an experiment like any other, and is known by the fingerprint of its config: the same config is the same
-trial, in whichever sweep and at whichever place. Trials whose configs have the same tree structure share one program.
+trial, in whichever sweep and at whichever place, as long as the weights that it begins with are the same. Trials whose
+configs have the same tree structure share one program.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -19,7 +21,7 @@ from research.config import config, edge, fingerprint, override, structure, vali
 from research.errors import UserError
 from research.sweeps.search import TPE, Goal, ask, assignments, has_parameters
 from research.sweeps.shelf import Shelf
-from research.sweeps.spaces import Assignment, Computed, Space, value_at
+from research.sweeps.spaces import Assignment, Computed, Matched, Space, value_at
 from research.training.experiment import Experiment
 
 MOST = 100_000
@@ -89,6 +91,8 @@ class Trial(NamedTuple):
     """Later assignments that come to the same experiment, and are not run again."""
     of: int | None = None
     """Of a trial with a fresh seed, that whose values it has."""
+    budgets: tuple[str, ...] = ("",)
+    """At what its model is matched, "5,000 parameters"; "" for as it is. Duplicates may add to them."""
 
 
 class Group(NamedTuple):
@@ -122,7 +126,8 @@ def trials(sweep: Sweep, shelf: Shelf | None = None) -> list[Trial]:
             continue
         first = found.setdefault(trial.fingerprint, trial)
         if first is not trial:
-            found[trial.fingerprint] = first._replace(duplicates=first.duplicates + 1)
+            budgets = tuple(dict.fromkeys((*first.budgets, *trial.budgets)))
+            found[trial.fingerprint] = first._replace(duplicates=first.duplicates + 1, budgets=budgets)
     if problems:
         raise UserError(*_told_once(problems, len(points)))
     return list(found.values())
@@ -136,7 +141,20 @@ def _first_batch(sweep: Sweep) -> list[Assignment]:
 def make_trial(base: Experiment, index: int, assignment: Assignment, shelf: Shelf) -> Trial:
     """The trial of an assignment. Raises UserError as `assign`, and for a config that cannot be told as JSON."""
     experiment, resolved = assign(base, assignment, shelf)
-    return Trial(index, resolved, experiment, fingerprint(experiment), 0)
+    matched = [value.budget_in_words() for value in assignment.values() if isinstance(value, Matched)]
+    return Trial(index, resolved, experiment, mark(experiment, shelf), 0, budgets=(" and ".join(matched),))
+
+
+def mark(experiment: Experiment, shelf: Shelf) -> str:
+    """What a trial is known by: the fingerprint of its config, and of the weights that it begins with, if any."""
+    own = fingerprint(experiment)
+    try:
+        weights = shelf.weights(experiment)
+    except UserError:  # its program will say why
+        weights = None
+    if weights is None:
+        return own
+    return hashlib.sha256(f"{own} {weights.about.get('sha256')}".encode()).hexdigest()[: len(own)]
 
 
 def assign(base: Experiment, assignment: Assignment, shelf: Shelf | None = None) -> tuple[Experiment, Assignment]:

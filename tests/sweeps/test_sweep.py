@@ -131,6 +131,16 @@ def test_a_matched_width_is_that_of_match(base):
     assert len({trial.experiment.model.width for trial in found}) == 2
 
 
+def test_a_trial_knows_its_budgets_also_those_of_its_duplicates(base):
+    depths = grid("model.depth", 1, 3)
+    first, *_ = trials(of(base, depths, matched("model.width", parameters=2000)))
+    assert first.budgets == ("2,000 parameters",)
+    as_it_is = product(grid("model.width", first.experiment.model.width), depths)
+    space = chain(as_it_is, product(depths, matched("model.width", parameters=2000)))
+    found = trials(of(base, space))
+    assert [trial.budgets for trial in found] == [("", "2,000 parameters"), ("",), ("2,000 parameters",)]
+
+
 def test_a_width_is_matched_once_for_each_structure_and_data_loaded_once(base, monkeypatch):
     from research.sweeps import spaces
 

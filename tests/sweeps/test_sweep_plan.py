@@ -14,7 +14,7 @@ from research.errors import UserError
 from research.inspection.roofline import Rates, least_seconds
 from research.models import MLP, ConvNet
 from research.sweeps import Sweep, chain, derived, grid, groups, log_uniform, product, repeat, trials
-from research.sweeps.display import as_csv, as_json, show
+from research.sweeps.display import as_csv, as_json, as_row, show
 from research.sweeps.plan import distinguishing, make_plan
 from research.training import SGD, AdamW, EarlyStopping, run
 
@@ -339,13 +339,30 @@ def test_a_model_of_the_file_that_fails_has_a_row_that_says_where(folder, comman
     assert re.search(r"^fails +model.width 8: swept.py:\d+ in __call__:\s+RuntimeError: too\s+wide", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("argument", ["", ":matched"])
-def test_the_depth_sweep_has_a_program_for_each_depth(argument):
-    plan = make_plan(load_config(f"{ROOT}/experiments/depth_sweep.py{argument}", (Sweep,)).config)
-    assert [row.inspection.depth.longest for row in plan.rows] == [2, 3, 5, 9, 17]
-    assert len(plan.trials) == 40
-    sizes = [row.inspection.parameters for row in plan.rows]
-    if argument:
-        assert all(size == pytest.approx(20_000, rel=0.1) for size in sizes)
-    else:
-        assert (min(sizes), max(sizes)) == (330, 35_130)  # as its docstring says
+def depth_sweep(variant=""):
+    return make_plan(load_config(f"{ROOT}/experiments/depth_sweep.py{variant}", (Sweep,)).config)
+
+
+def test_the_depth_sweep_has_a_program_for_each_depth():
+    plan = depth_sweep()
+    assert [row.inspection.depth.longest for row in plan.rows] == [2, 3, 5, 9, 17, 5, 9, 17]
+    assert len(plan.trials) >= 60
+    seen = [as_row(row)["field_before_pooling"][0] for row in plan.rows[:5]]
+    assert seen == [3, 5, 9, 17, 33]  # of 8 pixels
+
+
+def test_the_depth_sweep_at_matched_sizes_has_them():
+    sizes = [row.inspection.parameters for row in depth_sweep(":matched").rows]
+    assert all(size == pytest.approx(5_000, rel=0.1) for size in sizes)
+
+
+def test_the_full_depth_sweep_has_every_family_and_budget():
+    plan = depth_sweep(":full")
+    assert {type(row.group.experiment.model).__name__ for row in plan.rows} == {"ConvNet", "MLP", "ViT"}
+    assert {budget for trial in plan.trials for budget in trial.budgets} == {
+        "",
+        "5,000 parameters",
+        "310,000 multiply-adds",
+    }
+    depths = [row.inspection.depth.longest for row in plan.rows if type(row.group.experiment.model).__name__ == "MLP"]
+    assert sorted(set(depths)) == [2, 3, 5, 9, 17, 33]

@@ -67,7 +67,7 @@ class Series(NamedTuple):
 
     name: str
     budget: str
-    """"as it is", or at what it is matched."""
+    """"as it is", or at what it is matched: "at 5,000 parameters" by the plan, "at matched FLOPs" by the figures."""
     networks: list[Network]
     by_depth: list[Network]
     """At each depth the one that validation says is best, shallowest first."""
@@ -129,6 +129,10 @@ class Answers(NamedTuple):
         """What networks are judged by: "accuracy" or "loss"."""
         return self.sweep.measure
 
+    def budget(self, network: Network) -> str:
+        """That of its series, or those of several."""
+        return ", ".join(dict.fromkeys(series.budget for series in self.series if network in series.networks))
+
     def interval(self, network: Network) -> Interval:
         """Of the test figure that networks are judged by."""
         return self.intervals[self.measure][network.program]
@@ -154,8 +158,9 @@ def answers(sweep: SweepFolder) -> Answers:
     rivals = [network for network in networks if network.data == best.data]
     compared = _compare(sweep, own, best, rivals)
     chances = statistics.chances(own.drawn, largest=sweep.sign > 0)
-    names = dict.fromkeys((network.series, network.data) for network in networks)
-    series = [_series(sweep, [n for n in networks if (n.series, n.data) == name], groups[name[1]]) for name in names]
+    series = [
+        _series(sweep, members, groups[members[0].data], name, budget) for name, budget, members in _by_series(networks)
+    ]
     cost = "multiply_adds" if len({network.multiply_adds for network in networks}) > 1 else "parameters"
     return Answers(
         sweep=sweep,
@@ -233,7 +238,23 @@ def pareto(networks: Sequence[Network], cost: str, merit: Callable[[Network], fl
 # Depth
 
 
-def _series(sweep: SweepFolder, networks: list[Network], judged: Judged) -> Series:
+def _by_series(networks: Sequence[Network]) -> list[tuple[str, str, list[Network]]]:
+    """The name, the budget and the networks of each series; a network that meets several budgets is in several."""
+    kinds = dict.fromkeys((n.series, n.data, budget) for n in networks for budget in n.budgets)
+    several = len({budget for _, _, budget in kinds}) > 1
+    found = []
+    for series, data, budget in kinds:
+        name = ", ".join(filter(None, (series, _at(budget) if several else "")))
+        members = [n for n in networks if (n.series, n.data) == (series, data) and budget in n.budgets]
+        found.append((name, budget, members))
+    return found
+
+
+def _at(budget: str) -> str:
+    return f"at {budget}" if budget else "as it is"
+
+
+def _series(sweep: SweepFolder, networks: list[Network], judged: Judged, name: str, budget: str) -> Series:
     depths = sorted({network.depth for network in networks})
     by_depth = [_best(sweep, [n for n in networks if n.depth == depth]) for depth in depths]
     best = _best(sweep, by_depth)
@@ -244,8 +265,8 @@ def _series(sweep: SweepFolder, networks: list[Network], judged: Judged) -> Seri
     below = [n for n in by_depth if n.depth < enough.depth]
     is_by_field = bool(below) and enough.depth == covers and compared[below[-1].program].is_worse
     return Series(
-        name=networks[0].series,
-        budget=_budget(by_depth),
+        name=name,
+        budget=_at(budget) if budget else _budget(by_depth),
         networks=networks,
         by_depth=by_depth,
         best=best,

@@ -23,6 +23,8 @@ class Network(NamedTuple):
     """What it shares with the networks that it is compared with by depth, in words; "" if all do."""
     label: str
     """In which numbers it differs from these."""
+    budgets: tuple[str, ...]
+    """At what the plan matched it, "5,000 parameters"; "" for as it is."""
     data: str
     """The data it learns and is judged on, where that is swept."""
     setting: dict[str, Any]
@@ -78,6 +80,7 @@ def networks_of(sweep: SweepFolder) -> list[Network]:
             program=index,
             series=series,
             label=label,
+            budgets=tuple(program.get("budgets") or ("",)),
             data=program["values"].get("data", ""),
             setting=values,
             is_fresh=is_fresh,

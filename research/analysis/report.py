@@ -31,9 +31,9 @@ SERIES_DRAWN = 4
 """Of figures that are drawn for each series."""
 
 
-def report(folder: Path | str) -> str:
-    """The page of the newest sweep in `folder`. Raises UserError where there is none."""
-    found = answers(read_sweep(folder))
+def report(sweep: Path | str | Answers) -> str:
+    """The page of the newest sweep in a folder, or of what was found in one. Raises UserError where there is none."""
+    found = sweep if isinstance(sweep, Answers) else answers(read_sweep(sweep))
     sweep = found.sweep
     parts = [
         f"<header><h1>{_text(sweep.name)}</h1><p class=quiet>{_text(_state(sweep))}</p></header>",
@@ -276,7 +276,6 @@ def _networks(found: Answers) -> str:
         "#p", "#best in", "#train loss", "#test loss", "#feature sees", "#parameters", "#multiply-adds",
         "#FLOP a trial",
     ]  # fmt: skip
-    budgets = {n.program: series.budget for series in found.series for n in series.networks}
     rows = []
     for network in found.networks:
         interval, told = found.interval(network), found.compared.get(network.program)
@@ -286,7 +285,7 @@ def _networks(found: Answers) -> str:
         best_in = found.chances.get(network.program)
         cells = [
             *([page.cell(network.series)] if has_series else []),
-            *([page.cell(budgets[network.program])] if has_budgets else []),
+            *([page.cell(found.budget(network))] if has_budgets else []),
             page.cell(network.depth),
             page.cell(network.label, extra=_marks(found, network)),
             page.cell(in_words(network.setting)),

@@ -207,10 +207,3 @@ def plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return "none" if value is None else str(value)
-
-
-def report(folder: Path | str) -> str:
-    """`research.analysis.report.report`, where it was before."""
-    from research.analysis.report import report
-
-    return report(folder)

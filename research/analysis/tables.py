@@ -26,14 +26,13 @@ def load_networks(folder: Path | str) -> "pandas.DataFrame":
     import pandas
 
     found = answers(read_sweep(folder))
-    budgets = {network.program: series.budget for series in found.series for network in series.networks}
     rows = []
     for network in found.networks:
         told = found.compared.get(network.program)
         row = {
             "program": network.program,
             "series": network.series,
-            "budget": budgets[network.program],
+            "budget": found.budget(network),
             "network": network.label,
             "depth": network.depth,
             "seeds": len(network.trials),

@@ -13,12 +13,12 @@ from research.analysis.networks import Network
 from research.analysis.sweeps import read_sweep, si
 
 
-def verdict(folder: Path | str) -> str:
+def verdict(sweep: Path | str | Answers) -> str:
     """Which depth, how sure, at what cost and why, of the newest sweep in a folder, and what is to be said against it.
 
     Raises UserError where there is no sweep.
     """
-    found = answers(read_sweep(folder))
+    found = sweep if isinstance(sweep, Answers) else answers(read_sweep(sweep))
     return " ".join([sentence(found), *caveats(found)])
 
 
@@ -33,7 +33,7 @@ def about(found: Answers, series: Series) -> str:
     """The verdict on one series."""
     ways = {"one depth": _one_depth, "too thin": _too_thin, "no difference": _no_difference, "told": _told}
     named = [series.name] if series.name else []
-    named += [series.budget] if series.budget != "as it is" else []
+    named += [series.budget] if series.budget not in ("as it is", *series.name.split(", ")) else []
     text = f"{', '.join(named)}{': ' if named else ''}{ways[series.finding](found, series)}."
     return text[0].upper() + text[1:]
 

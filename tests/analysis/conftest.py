@@ -25,6 +25,7 @@ class Truth(NamedTuple):
     parameters: int | None = None
     multiply_adds: int | None = None
     values: dict[str, str] | None = None
+    budgets: tuple[str, ...] = ("",)
     spread: float = 0.002
     """Of seeds' accuracies, as a standard deviation."""
 
@@ -96,6 +97,7 @@ def sweep_folder(
             {
                 "values": truth.values or {"model.convolutions": str(truth.depth - 1)},
                 "trials": about,
+                "budgets": list(truth.budgets),
                 "depth": truth.depth,
                 "parameters": size,
                 "trainable": size,

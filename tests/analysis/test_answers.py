@@ -204,6 +204,29 @@ def test_a_series_whose_budgets_are_equal_is_matched(world, changes, budget):
         assert sentence(found).startswith(f"A{budget[1:]}: depth 5")
 
 
+def test_each_budget_of_the_plan_is_a_series_and_a_network_may_be_in_several(world):
+    def values(depth, width):
+        return {"model.convolutions": str(depth - 1), "model.features": str(width)}
+
+    as_it_is = [truth._replace(values=values(truth.depth, 8)) for truth in world.by_field()]
+    as_it_is[-1] = as_it_is[-1]._replace(budgets=("", "5,000 parameters"))
+    narrow = [
+        truth._replace(values=values(truth.depth, 9 + i), budgets=("5,000 parameters",))
+        for i, truth in enumerate(world.by_field()[:-1])
+    ]
+    found = found_in(world.sweep([*as_it_is, *narrow]))
+    assert {(series.name, series.budget) for series in found.series} == {
+        ("as it is", "as it is"),
+        ("at 5,000 parameters", "at 5,000 parameters"),
+    }
+    assert [len(series.by_depth) for series in found.series] == [len(as_it_is)] * 2
+    assert found.budget(found.networks[0]) == "as it is"
+    shared = next(n for n in found.networks if len(n.budgets) == 2)
+    assert set(found.budget(shared).split(", ")) == {"as it is", "at 5,000 parameters"}
+    matched = next(series for series in found.series if series.budget != "as it is")
+    assert about(found, matched).startswith("At 5,000 parameters: depth")
+
+
 def test_budgets_within_a_tenth_are_matched(world):
     def budget(*sizes):
         truths = [t._replace(parameters=size) for t, size in zip(world.by_field(), sizes, strict=False)]

@@ -38,8 +38,12 @@ def shortened(line: str) -> str:
     if "--config " not in line or any(word in line for word in ("--help", "--mode", "misconceptions", "_parameters")):
         return line
     if "sweep" in line:
-        few = "--config.space.spaces.0.values 1 2 --config.space.spaces.1.trials 1 --config.space.spaces.2.times 1"
-        return f"{line} {SHORT.replace('--config.', '--config.base.')} {few}"
+        short = SHORT.replace("--config.", "--config.base.") + " --config.base.data.test 200 --config.judge 1"
+        few = "--config.space.spaces.1.values 0.01 --config.space.spaces.2.times 1"
+        parts = "--config.space.spaces.0.spaces"
+        if ":matched" in line:
+            return f"{line} {short} {few} {parts}.0.spaces.1.values 1 2"
+        return f"{line} {short} {few} {parts}.0.spaces.1.values 1 2 {parts}.1.spaces.1.values 4"
     return f"{line} {SHORT}" + (" --config.data.validation 40" if "mnist" in line else "")
 
 
@@ -90,11 +94,16 @@ def uses_runs(line: str) -> bool:
 
 
 def test_commands_about_runs_follow_one_another(run):
-    main_job = shortened(blocks("bash")[0].split("&&")[1].strip())  # what follows uses its run
-    for line in (main_job, *(shortened(line) for line in commands() if uses_runs(line))):
-        run(line)
+    for line in commands():
+        if uses_runs(line):
+            run(shortened(line))
     (analysis,) = (piece for piece in blocks("python") if "load_runs" in piece)
     assert "digits_cnn" in run(f"python -c '{analysis}'")
+
+
+def test_the_main_job_leaves_a_report(run, checkout):
+    assert "best" in run(shortened(blocks("bash")[0].split("&&")[1].strip()))
+    assert list(checkout.glob("runs/depth_sweep/*/report.html"))
 
 
 # What the growth of families comes to has its own test, of fewer sizes: tests/comparisons.

@@ -18,7 +18,7 @@ from research.jsonl import folders_holding, read_json, read_rows
 from research.sweeps.plan import SweepPlan
 from research.sweeps.sweep import Trial
 
-OF_A_CORE = 10e9
+OF_A_CORE = 6e9
 """FLOP/s of a core of a processor in small networks, where nothing else is known."""
 
 

@@ -1,0 +1,98 @@
+"""experiments/benchmarks/sweeps*.py: that their parts measure what they say."""
+
+import contextlib
+import importlib
+import os
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
+VARIANT = "MLP 1x8,4,4"
+
+
+@pytest.fixture
+def named(monkeypatch):
+    """The scripts by name."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+@pytest.fixture
+def cache():
+    return os.environ["JAX_COMPILATION_CACHE_DIR"]
+
+
+def test_a_stopwatch_counts_inner_parts_for_themselves_alone(named):
+    watch = named("sweeps_ours").Stopwatch()
+    watch.taken()
+    with watch.within("outer"):
+        time.sleep(0.02)
+        with watch.within("inner"):
+            time.sleep(0.06)
+        time.sleep(0.02)
+    seconds = watch.taken()
+    assert 0.04 <= seconds["outer"] < 0.06 <= seconds["inner"]
+    assert not {"outer", "inner"} & {part for part, value in watch.taken().items() if value > 0.01}
+
+
+def test_further_trials_last_as_long_as_the_later_ones_that_were_run(named):
+    told = {"done": [7.0, 9.0, 11.0], "seconds": 12.0}
+    assert named("sweeps").scaled(told, 3) == 12.0
+    assert named("sweeps").scaled(told, 10) == 12.0 + 7 * 2.0
+
+
+def test_all_of_a_sweep_is_told_by_part_and_its_program_can_be_run_alone(named, cache):
+    with contextlib.closing(named("sweeps").Worker(VARIANT, "--cores", cache=cache)) as worker:
+        told = worker("sweep")
+        assert {"plan", "compile", "train", "evaluate", "log", "keep", "report"} <= told["parts"].keys()
+        assert sum(told["parts"].values()) == pytest.approx(told["seconds"], rel=0.02)
+        assert told["steps"] == worker("bare")["steps"] == 4
+        assert told["accuracies"] == pytest.approx(worker("alone 4")["accuracies"], abs=1e-6)
+
+
+def test_a_process_tells_its_parts_and_the_accuracy_of_each_trial(named, cache):
+    script = named("sweeps")
+    told = script.sweep(VARIANT, cache, script.points_of(4))
+    assert len(told["accuracies"]) == 4
+    assert all(0 < accuracy < 1 for accuracy in told["accuracies"])
+    assert told["parts"]["import"] > 0.1
+    assert sum(told["parts"].values()) < told["seconds"]
+
+
+@pytest.mark.parametrize("name", ["MLP 2x64", "MLP 8x128", "ConvNet 8, 16", "ViT 2x32"])
+def test_the_models_of_the_flax_loop_are_ours(named, name):
+    assert flax_parameters(named, name) == our_parameters(named, name)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ["MLP 2x64", "MLP 8x128", "ConvNet 8, 16", "ViT 2x32"])
+def test_the_models_of_the_torch_loop_are_ours(named, name):
+    model = named("sweeps_peers").torch_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == our_parameters(named, name)
+
+
+def test_peers_see_each_example_once_an_epoch(named):
+    indices = named("sweeps_peers").batches(10, 5, 4, seed=0)
+    assert indices.shape == (5, 4)
+    for epoch in indices.reshape(2, 10):
+        assert np.array_equal(np.sort(epoch), np.arange(10))
+
+
+def flax_parameters(named, name: str) -> int:
+    model = named("sweeps_peers").flax_model(name)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def our_parameters(named, name: str) -> int:
+    from research.models import network
+    from research.spec import Spec
+
+    shapes = jax.eval_shape(
+        network(named("sweeps_subjects").MODELS[name], Spec((8, 8, 1), 10, ("",) * 10)).init, jax.random.key(0)
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import warnings
 from collections import deque
@@ -304,8 +305,10 @@ def _connected() -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # on a busy machine, 20 are too few
     if not address:
+        if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":  # it has read that already
+            raise UserError("--executor ray: Ray was imported before and would ask nobody for a token; start anew")
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once in a process
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system this is what makes Ray keep to loopback
         folder = tempfile.mkdtemp(prefix="fathom-", dir="/tmp" if os.path.isdir("/tmp") else None)  # sockets: short
         options |= {"num_cpus": runtime.cores(), "include_dashboard": False, "_temp_dir": folder}

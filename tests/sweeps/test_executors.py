@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,14 @@ def test_what_one_process_was_at_is_begun_again(sweep, tmp_path, direct, monkeyp
     same_tables(whole, finished)
 
 
+def test_a_ray_that_asks_nobody_for_a_token_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", object())
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="Ray was imported before"), executors._connected():
+        pass
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # With one
 
@@ -211,7 +220,8 @@ def test_what_one_process_was_at_is_begun_again(sweep, tmp_path, direct, monkeyp
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of two workers on this machine."""
-    pytest.importorskip("ray")
+    if importlib.util.find_spec("ray") is None:  # importing it here would be too early for its token
+        pytest.skip("Ray is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "cores", lambda: 2)
         for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):

@@ -3,7 +3,8 @@
 What `jax.vjp` hands from one to the other is what differentiation asks for; of that a compiler keeps less, or something
 else. What can be had again from other arrays by cheap elementwise operations is computed again: for a ReLU's mask its
 input is kept, which is there anyway, and for the derivative of tanh its output. What costs more is kept: results of
-contractions, reductions, windows, look-ups and loops, of exponentials and their like, and whatever a contraction reads.
+contractions, reductions, windows, look-ups and loops, of exponentials and their like, and whatever a contraction reads;
+and what it would take more numbers to compute again than it has, as the sum of the outputs of all blocks before it.
 
     kept(residuals_of(loss, parameters, inputs))        == [Kept("block_00/dense_0", 131072), ...]
 """
@@ -37,27 +38,39 @@ class Kept(NamedTuple):
 def kept(program: ClosedJaxpr, residuals: Sequence[int], layers: Collection[str] = ()) -> list[Kept]:
     """What is kept so that the results at `residuals` can be had in the backward pass; arguments cost nothing."""
     flat = _Flat(program.jaxpr, layers)
-    wanted = [flat.results[i] for i in residuals]
-    found: dict[Var, None] = {}
-    seen: set[Var] = set()
-    pending = [variable for variable in wanted if isinstance(variable, Var)]
-    while pending:
-        variable = pending.pop()
-        if variable in seen:
-            continue
-        seen.add(variable)
-        made = flat.made_by.get(variable)
-        if made is None:  # an argument
-            continue
-        if variable in flat.read_by_contractions or made.equation.primitive.name not in CHEAP or flat.spreads(made):
-            found[variable] = None
-        else:
-            pending += [operand for operand in made.operands if isinstance(operand, Var)]
+    wanted = dict.fromkeys(v for v in (flat.results[i] for i in residuals) if isinstance(v, Var) and v in flat.made_by)
+    found = {variable: None for variable in wanted if not flat.is_cheap(variable)}
+    seen = set(found)
+    for variable in wanted:
+        needed, passed = _computed_again(flat, variable, seen)
+        if sum(map(_numbers, needed)) > _numbers(variable):  # a sum of many outputs is kept, rather than all of them
+            needed, passed = [variable], {variable}
+        found |= dict.fromkeys(needed)
+        seen |= passed
     arrays = [(flat.made_by[variable].layer, variable) for variable in found]
     # A quotient's derivative reads the divisor again, and XLA keeps that as it was spread: the sums of a softmax.
     quotients = ((result, made) for result, made in flat.made_by.items() if flat.normalises(made))
     arrays += [(made.layer, result) for result, made in quotients if made.operands[1] in seen]
     return [Kept(layer, bytes_of(variable.aval)) for layer, variable in arrays]
+
+
+def _computed_again(flat: "_Flat", variable: Var, seen: Collection[Var]) -> tuple[list[Var], set[Var]]:
+    """What has to be kept besides so that an array can be computed again, and all that is met on the way to it."""
+    needed, passed, pending = [], set(), [variable]
+    while pending:
+        variable = pending.pop()
+        if variable in passed or variable in seen or variable not in flat.made_by:  # the last is an argument
+            continue
+        passed.add(variable)
+        if flat.is_cheap(variable):
+            pending += [operand for operand in flat.made_by[variable].operands if isinstance(operand, Var)]
+        else:
+            needed.append(variable)
+    return needed, passed
+
+
+def _numbers(variable: Var) -> int:
+    return math.prod(variable.aval.shape)
 
 
 def bytes_of(array: Any) -> int:
@@ -79,6 +92,12 @@ class _Flat:
         self.made_by: dict[Var, _Made] = {}
         self.read_by_contractions: set[Var] = set()
         self.results = self._dissolve(body, list(body.invars), around)
+
+    def is_cheap(self, variable: Var) -> bool:
+        """Whether what an operation gives is computed again rather than kept."""
+        made = self.made_by[variable]
+        is_read = variable in self.read_by_contractions
+        return made.equation.primitive.name in CHEAP and not is_read and not self.spreads(made)
 
     def spreads(self, made: _Made) -> bool:
         """Whether a figure of many numbers is spread over them, as in a norm: a mean subtracted from each of them, or

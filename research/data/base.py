@@ -306,6 +306,33 @@ def normalise(normalisation: Normalisation | None, inputs: Any) -> Any:
     return (inputs.astype(np.float32) * scale - mean) / deviation
 
 
+def sizes_by_task(spec: Spec, split: Split | Streamed) -> tuple[int, ...]:
+    """How many examples a split has of each task; one number where there are none."""
+    if not spec.tasks:
+        return (len(split),)
+    return tuple(np.bincount(spec.task_of(split.labels), minlength=len(spec.tasks)).tolist())
+
+
+def first_of_each(spec: Spec, split: Split | Streamed, most: Sequence[int]) -> np.ndarray:
+    """Positions of the first examples of a split, at most so many of each task, as `sizes_by_task` counts them."""
+    sizes = sizes_by_task(spec, split)
+    starts, counts = np.cumsum([0, *sizes[:-1]]), np.minimum(sizes, most)
+    return np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
+
+
+def of_examples(normalisation: Normalisation | None, spec: Spec, labels: Any) -> Normalisation | None:
+    """A normalisation as `normalise` takes it for examples (batch, *shape) with these labels.
+
+    Of several tasks each has its own: mean and deviation are (tasks, features), and here (batch, 1, ..., features).
+    """
+    if normalisation is None or not spec.tasks:
+        return normalisation
+    shape = (len(labels), *(1,) * (len(spec.shape) - 1), -1)
+    of = spec.task_of(labels)
+    mean, deviation = (value[of].reshape(shape) for value in (normalisation.mean, normalisation.deviation))
+    return normalisation._replace(mean=mean, deviation=deviation)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Keeping with a run
 
@@ -318,11 +345,13 @@ class Description(NamedTuple):
     kind: Kind
     background: Background | None
     maximum: float | None
+    examples: tuple[int, ...] = ()
+    """In the training split, of each task; one number where there are none."""
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:
     """What a run keeps of its data, as `json.dumps` takes it; `from_description` reads it back."""
-    normalisation = None
+    normalisation, sizes = None, sizes_by_task(loaded.spec, loaded.splits["train"])
     if loaded.normalisation is not None:
         scale, mean, deviation = loaded.normalisation
         normalisation = {"scale": scale, "mean": mean.tolist(), "deviation": deviation.tolist()}
@@ -331,6 +360,10 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "classes": loaded.spec.classes,
         "names": list(loaded.spec.names),
         "tokens": loaded.spec.tokens,
+        "tasks": [
+            {"name": name, "classes": classes, "training_examples": count}
+            for (name, classes), count in zip(loaded.spec.tasks, sizes, strict=False)
+        ],
         "kind": loaded.kind,
         "background": loaded.background,
         "maximum": loaded.maximum,
@@ -343,17 +376,22 @@ def describe(loaded: Loaded) -> dict[str, Any]:
 def from_description(data: Mapping[str, Any]) -> Description:
     """What `describe` wrote, to the last bit. Raises UserError for anything else."""
     try:
-        spec = Spec(tuple(data["shape"]), data["classes"], tuple(data["names"]), data.get("tokens"))
+        told_tasks = data.get("tasks", [])
+        tasks = tuple((task["name"], task["classes"]) for task in told_tasks)
+        spec = Spec(tuple(data["shape"]), data["classes"], tuple(data["names"]), data.get("tokens"), tasks)
         told, normalisation = data["normalisation"], None
         if told is not None:
             mean, deviation = (np.array(told[key], np.float32) for key in ("mean", "deviation"))
             normalisation = Normalisation(float(told["scale"]), mean, deviation)
-        description = Description(spec, normalisation, data["kind"], data["background"], data["maximum"])
+        examples = tuple(task["training_examples"] for task in told_tasks) or (data["examples"]["train"],)
+        about = (data["kind"], data["background"], data["maximum"])
+        description = Description(spec, normalisation, *about, examples)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the run's description of its data cannot be read ({type(error).__name__}: {error})") from None
     is_fitting = (normalisation is None) == (spec.tokens is not None)
     if normalisation is not None:
-        is_fitting &= normalisation.mean.shape == normalisation.deviation.shape == spec.shape[-1:]
+        sizes = ((len(tasks),) if tasks else ()) + spec.shape[-1:]
+        is_fitting &= normalisation.mean.shape == normalisation.deviation.shape == sizes
     if len(spec.names) != spec.classes or not is_fitting:
         raise UserError("the run's description of its data contradicts itself (classes, names, shape, normalisation)")
     return description

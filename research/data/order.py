@@ -16,6 +16,7 @@ Sources: Black and Rogaway, "Ciphers with arbitrary finite domains" (2002); the 
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,20 @@ def indices(seed: ArrayLike, step: ArrayLike, *, batch_size: int, examples: int)
     """
     epoch, place = positions(step, batch_size=batch_size, examples=examples)
     return shuffled(seed, epoch, place, examples=examples)
+
+
+def interleaved(
+    seed: ArrayLike, step: ArrayLike, *, batch_size: int, examples: Sequence[int]
+) -> Int32[ArrayLike, "batch*sets"]:
+    """The batch of a step of several sets that follow one another, `batch_size` of each: the first of every set, ...
+
+    Of each set they are those that `indices` gives of it alone; a smaller set comes round more often. Any part of the
+    batch that a number of sets divides has as many of each.
+    """
+    starts = np.cumsum([0, *examples[:-1]]).astype(np.int32)
+    each = [indices(seed, step, batch_size=batch_size, examples=count) for count in examples]
+    xp = _namespace(*each)
+    return xp.stack([start + found for start, found in zip(starts, each, strict=True)], axis=1).reshape(-1)
 
 
 def last_step(*, batch_size: int, examples: int) -> int:

@@ -36,6 +36,7 @@ from jax import Array
 from research.config import is_config, validate
 from research.errors import UserError, did_you_mean
 from research.models.adapters import Kernel, LowRank, adapting, recording, with_keys
+from research.models.heads import check_heads, heads
 from research.models.layers import Dropout
 from research.spec import Spec
 from research.stacks import as_range, block_paths, pieces_in
@@ -135,7 +136,9 @@ class _Sized:
 
     def init(self, key: Array) -> dict:
         inputs = jnp.zeros((1, *self.spec.shape), jnp.float32 if self.spec.tokens is None else jnp.int32)
-        outputs, variables = self.module.init_with_output({"params": key}, inputs, **self._mode(train=False))
+        with heads(self.spec):
+            outputs, variables = self.module.init_with_output({"params": key}, inputs, **self._mode(train=False))
+        check_heads(self.spec, variables.get("params", {}), self.name)
         self._check_outputs(outputs)
         state = {kind: tree for kind, tree in variables.items() if kind != FEATURES and not _is_sown(tree)}
         return {"params": {}, **state}
@@ -166,7 +169,8 @@ class _Sized:
                 if train and trained is not None:
                     around.enter_context(_fixed(trained))
                 if self.adapters:
-                    around.enter_context(adapting(self.adapters))  # the last: they see what a layer is given at last
+                    around.enter_context(adapting(self.adapters))  # they see what a layer is given at last
+                around.enter_context(heads(self.spec))  # the last: it takes the place of the layer's own call
                 outputs, changed = self.module.apply(
                     variables,
                     jnp.asarray(inputs),

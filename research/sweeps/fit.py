@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data import feeding
-from research.data.base import Loaded, Streamed
+from research.data.base import Loaded, Split, Streamed, first_of_each
+from research.spec import Spec
 from research.sweeps import lanes
 from research.sweeps.lanes import How, Lanes, Program
 from research.sweeps.shelf import Shelf
@@ -34,14 +35,14 @@ from research.training import evaluation, features, loop, metrics, phases
 from research.training.checkpoints import Checkpoint, Checkpoints, match
 from research.training.experiment import Experiment
 from research.training.plan import Plan, milestones, next_stop
-from research.training.rows import SUMS, training_row
+from research.training.rows import summed, training_row
 from research.training.state import as_flat, from_flat
 from research.training.step import Data
 
 LARGEST_BLOCK = 2048
 """Examples that are evaluated in one call."""
 TRAINING_EXAMPLES = 10_000
-"""Of the training split, so many are looked at again in the end."""
+"""Of the training split, so many are looked at again in the end; of each task, where there are several."""
 
 
 class Edge(NamedTuple):
@@ -124,7 +125,7 @@ class Pack:
 
     def scores(self) -> list[float]:
         """What each trial is selected by, the more the better; minus infinity where there is nothing yet."""
-        sign = -1 if self._lanes[0].trial.experiment.select == "validation/loss" else 1
+        sign = -1 if self._lanes[0].trial.experiment.select.endswith("loss") else 1
         return [-np.inf if lane.progress.best is None else sign * lane.progress.best for lane in self._lanes]
 
     def compile_ahead(self) -> int:
@@ -224,12 +225,13 @@ class Pack:
 
     def _log(self, ends: Sequence[int], logged: Mapping[str, np.ndarray], edge: Edge) -> None:
         """Writes a row of training metrics for each lane and window, and ends lanes not finite for too long."""
+        sums = summed(self._lanes[0].trial.experiment)
         for place, lane in zip(self._layout.places, self._lanes, strict=True):
             if not lane.is_judged:
                 continue
             for window, end in enumerate(ends):
                 values = {name: float(column[place, window]) for name, column in logged.items()}
-                row = training_row(end, {name: values.pop(name) for name in SUMS})
+                row = training_row(end, {name: values.pop(name) for name in sums})
                 longest = values.pop("longest_skipped")
                 values.pop("longest_skipped_end")
                 edge.write({"trial": lane.trial.index, **row, **values})
@@ -245,10 +247,9 @@ class Pack:
     def _block(self) -> int:
         return min(LARGEST_BLOCK, len(self.loaded.splits["validation"]))
 
-    def _blocks(self, loaded: Loaded, name: str, limit: int | None = None) -> Iterator[tuple[int, Data]]:
-        """(first example, data) of a split or its first `limit` examples, in blocks of one size; the last is padded."""
-        split = loaded.splits[name]
-        count = min(len(split), limit or len(split))
+    def _blocks(self, loaded: Loaded, split: Split | Streamed) -> Iterator[tuple[int, Data]]:
+        """(first example, data) of a split, in blocks of one size; the last is padded."""
+        count = len(split)
         for start in range(0, count, self._block):
             indices = np.minimum(np.arange(start, start + self._block), count - 1)
             inputs = split.read(indices) if isinstance(split, Streamed) else split.inputs[indices]
@@ -269,13 +270,15 @@ class Pack:
 
     def _evaluate(self, edge: Edge) -> None:
         """Judges each lane on the validation split, and keeps what is the best so far."""
+        split = self._seen.splits["validation"]
         if self._validation is None and not self.plan.streamed:
-            self._validation = list(self._blocks(self._seen, "validation"))
-        blocks = self._validation if self._validation is not None else self._blocks(self._seen, "validation")
+            self._validation = list(self._blocks(self._seen, split))
+        blocks = self._validation if self._validation is not None else self._blocks(self._seen, split)
         used = self._states.used()
-        judged = self._judge_examples(self._layout, used, blocks, len(self.loaded.splits["validation"]))
+        judged = self._judge_examples(self._layout, used, blocks, len(split))
         improved = np.zeros(self._layout.count, bool)
-        for place, lane, figures in zip(self._layout.places, self._lanes, _figures(judged), strict=True):
+        figures_of_lanes = _figures(judged, self.plan.spec, split)
+        for place, lane, figures in zip(self._layout.places, self._lanes, figures_of_lanes, strict=True):
             improved[place] = _judge(lane, self.step, figures, edge)
         if improved.any():
             laid = jax.device_put(improved, self._layout.program.over_lanes())
@@ -290,15 +293,18 @@ class Pack:
         begun = time.perf_counter()
         plan = dataclasses.replace(self._layout.program.plan, given=None)
         layout, loaded = lanes.in_phase(self._layout, plan), self.loaded
-        judged = self._judge_examples(layout, self._best, self._blocks(loaded, "test"), len(loaded.splits["test"]))
-        seen = min(len(loaded.splits["train"]), TRAINING_EXAMPLES)
-        again = _figures(self._judge_examples(layout, self._best, self._blocks(loaded, "train", seen), seen))
+        spec, test, train = self.plan.spec, loaded.splits["test"], loaded.splits["train"]
+        judged = self._judge_examples(layout, self._best, self._blocks(loaded, test), len(test))
+        seen = train.take(first_of_each(spec, train, [TRAINING_EXAMPLES] * max(1, len(spec.tasks))))
+        again = self._judge_examples(layout, self._best, self._blocks(loaded, seen), len(seen))
         self.seconds += time.perf_counter() - begun
         work = loop.Work(self._lanes[0].trial.experiment, self.plan, self.loaded, self._frozen)
         unit, seconds = loop.token_unit(work), self.seconds / len(self._lanes)
         rows = [
             _row(lane, tested, trained, unit, seconds)
-            for lane, tested, trained in zip(self._lanes, _figures(judged), again, strict=True)
+            for lane, tested, trained in zip(
+                self._lanes, _figures(judged, spec, test), _figures(again, spec, seen), strict=True
+            )
         ]
         counts = np.maximum(judged["count"], 1)
         correct = judged["correct"] / counts if unit else judged["correct"].astype(np.uint8)
@@ -412,14 +418,16 @@ def _judge(lane: _Lane, step: int, figures: dict[str, float], edge: Edge) -> boo
     return improved
 
 
-def _figures(judged: dict[str, np.ndarray]) -> list[dict[str, float]]:
-    """The figures of each lane, from what it made of each example."""
-    counts = judged["count"].sum(axis=1)
-    losses = judged["loss"].sum(axis=1, dtype=np.float64) / counts
-    return [
-        {"loss": float(loss), "accuracy": float(correct / count)}
-        for loss, correct, count in zip(losses, judged["correct"].sum(axis=1), counts, strict=True)
-    ]
+def _figures(judged: dict[str, np.ndarray], spec: Spec, split: Split | Streamed) -> list[dict[str, float]]:
+    """The figures of each lane, from what it made of each example of a split."""
+    of = spec.task_of(split.labels)
+    own = {"": slice(None)} | {f"{task}/": of == index for index, (task, _) in enumerate(spec.tasks)}
+    sums = {
+        f"{prefix}{name}": values[:, chosen].sum(axis=1, dtype=np.float64)
+        for prefix, chosen in own.items()
+        for name, values in judged.items()
+    }
+    return [metrics.means({name: column[lane] for name, column in sums.items()}) for lane in range(len(judged["loss"]))]
 
 
 def _row(lane: _Lane, test: dict[str, float] | None, train: dict[str, float] | None, unit, seconds: float):

@@ -31,6 +31,7 @@ from research.training.schedules import (
     Schedule,
     StepDecay,
 )
+from research.training.tasks import Task, Tasks
 
 __all__ = [
     "SGD",
@@ -61,6 +62,8 @@ __all__ = [
     "RMSprop",
     "Schedule",
     "StepDecay",
+    "Task",
+    "Tasks",
     "epochs",
     "examples",
     "percent",

@@ -76,9 +76,8 @@ def _shapes(side: Side) -> dict[str, Any]:
 
 def _trained(side: Side) -> dict[str, Any]:
     run = side.run()
-    told = run.read_json("data.json")
-    data = base.from_description(told)
-    plan = plan_for(side.experiment, data.spec, told["examples"]["train"], data.background)
+    data = base.from_description(run.read_json("data.json"))
+    plan = plan_for(side.experiment, data.spec, data.examples, data.background)
     state, frozen = load_best(run, side.experiment, plan)
     return jax.device_get(plan.merged(side.experiment, state.used()[0], frozen))
 

@@ -48,7 +48,13 @@ def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
     splits = ", ".join(f"{data[name]:,} {name}" for name in ("train", "validation", "test") if name in data)
     shape = " x ".join(map(str, data["shape"]))
     table.add_row("data", Text.assemble((data["kind"], "bold"), f", {shape}{_told_apart(data)}: {splits}"))
-    table.add_row("training", f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['epochs']:.3g} epochs)")
+    for task in data.get("tasks", ()):
+        sizes = ", ".join(f"{task[name]:,} {name}" for name in ("train", "validation", "test"))
+        about = f"{task['classes']:,} classes: {sizes}; {task['objective']}, weight {task['weight']:g}"
+        table.add_row("task", Text.assemble((task["name"], "bold"), f", {task['kind']}, {about}"))
+    each = " of each task" if data.get("tasks") else ""
+    size, epochs = f"{plan['batch_size']:,}{each}", f"{plan['epochs']:.3g} epochs"
+    table.add_row("training", f"{plan['steps']:,} steps of {size} ({epochs})")
     if plan.get("features"):
         shape = " x ".join(map(str, plan["features"]["shape"]))
         table.add_row("features", f"{shape} to {plan['features']['layer']}, computed once")
@@ -246,6 +252,9 @@ def _show_report(console: Console, split: str, report: Mapping[str, Any]) -> Non
         figures.add_row("perplexity", f"{report['perplexity']:.4g}")
     figures.add_row("accuracy", Text(_percent(report["accuracy"]), style="" if bits else "bold green"))
     figures.add_row("loss", f"{report['loss']:.4f}")
+    for task, of_task in report.get("tasks", {}).items():
+        told = f" {_percent(of_task['accuracy'])}, loss {of_task['loss']:.4f}, over {of_task['examples']:,} examples"
+        figures.add_row("task", Text.assemble((task, "bold"), told))
     console.print(figures)
 
 

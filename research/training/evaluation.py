@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.base import Loaded, Normalisation, Split, Streamed, normalise
+from research.data.base import Loaded, Normalisation, Split, Streamed, normalise, of_examples
 from research.training import metrics
 from research.training.experiment import Experiment
 from research.training.plan import Plan, replicate, share
 from research.training.state import Parameters
 from research.training.step import Data, example_keys, outputs
+from research.training.tasks import batch_sums, within_task
 
 LEAST_BATCH = 256
 """Examples evaluated at once, at least: evaluation keeps no activations, so there is room."""
@@ -26,13 +27,10 @@ BLOCK = 8192
 """Streamed examples brought to the device at once."""
 
 
-def to_device(
-    plan: Plan, split: Split | Streamed, normalisation: Normalisation | None, limit: int | None = None
-) -> Data:
-    """The first `limit` examples of a split as arrays on the plan's devices; all of them by default."""
-    count = len(split) if limit is None else min(limit, len(split))
-    inputs = split.read(np.arange(count)) if isinstance(split, Streamed) else split.inputs[:count]
-    return replicate(plan, Data(inputs, split.labels[:count].astype(np.int32), as_float32(normalisation)))
+def to_device(plan: Plan, split: Split | Streamed, normalisation: Normalisation | None) -> Data:
+    """A split as arrays on the plan's devices."""
+    inputs = split.read(np.arange(len(split))) if isinstance(split, Streamed) else split.inputs
+    return replicate(plan, Data(inputs, split.labels.astype(np.int32), as_float32(normalisation)))
 
 
 def data_shapes(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str, Data]:
@@ -44,7 +42,7 @@ def data_shapes(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str,
         inputs = jax.ShapeDtypeStruct((*leading, *examples.shape), examples.dtype)
         return Data(inputs, jax.ShapeDtypeStruct(leading, np.int32), normalisation)
 
-    train = (STREAMED_CHUNK, experiment.batch_size) if plan.streamed else (plan.examples,)
+    train = (STREAMED_CHUNK, experiment.batch_size) if plan.streamed else (sum(plan.sizes),)
     test = loaded.splits["test"]
     return {"train": of("train", *train), "test": of("test", min(BLOCK, len(test)))}
 
@@ -61,7 +59,8 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """Sums over all examples of `data`: loss (), correct (), count (), confusion (classes, classes).
 
-    For an objective of tokens they are sums over those, and there is no confusion matrix.
+    Where there are several tasks, those of each as well: digits/loss, ... For an objective of tokens they are sums over
+    those, and there is no confusion matrix.
     """
     sums = evaluate_block(plan, experiment, frozen, *used, data, np.int32(data.labels.shape[0]))
     return jax.tree.map(np.asarray, sums)
@@ -107,8 +106,8 @@ def evaluate_block(
         indices = start + jnp.arange(size)
         losses, logits, labels = _judged(plan, experiment, frozen, trainable, model_state, data, indices, first)
         inside = indices < count
-        sums = metrics.batch_sums(losses, logits, labels, inside)
-        if not experiment.objective.of_tokens:
+        sums = batch_sums(plan.spec, losses, logits, labels, inside)
+        if not plan.objective(experiment).of_tokens:
             sums["confusion"] = metrics.confusion(logits, labels, inside, plan.spec.classes)
         return sums
 
@@ -121,16 +120,16 @@ def evaluate_block(
 
 
 def _judged(plan: Plan, experiment: Experiment, frozen, trainable, model_state, data: Data, indices, first):
-    """Losses, logits and labels of some examples of `data`."""
+    """Losses, logits and labels of some examples of `data`; logits of other tasks than an example's are no choice."""
     batch = share(plan, {"inputs": data.inputs[indices], "labels": data.labels[indices]})
-    keys = example_keys(jax.random.key(0), first + indices)
+    keys, objective = example_keys(jax.random.key(0), first + indices), plan.objective(experiment)
     if plan.given is not None:
         inputs, labels = batch["inputs"], batch["labels"]
     else:
-        inputs = normalise(data.normalisation, batch["inputs"])
-        inputs, labels = experiment.objective.prepare(keys, inputs, batch["labels"], plan.spec)
+        inputs = normalise(of_examples(data.normalisation, plan.spec, batch["labels"]), batch["inputs"])
+        inputs, labels = objective.prepare(keys, inputs, batch["labels"], plan.spec)
     logits, _ = outputs(plan, experiment, frozen, trainable, model_state, inputs, train=False)
-    return experiment.objective.losses(logits, labels), logits, labels
+    return objective.losses(logits, labels), within_task(plan.spec, logits, labels), labels
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -163,7 +162,14 @@ def batch_size(plan: Plan, experiment: Experiment, examples: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=0)
 def probabilities(plan: Plan, experiment: Experiment, frozen, trainable, model_state, inputs, normalisation):
-    """Class probabilities (batch, classes) of inputs as stored."""
-    inputs = normalise(normalisation, inputs)
-    logits, _ = outputs(plan, experiment, frozen, trainable, model_state, inputs, train=False)
-    return jax.nn.softmax(logits)
+    """Class probabilities (batch, classes) of inputs as stored; those of each task add up to 1."""
+
+    def of(classes: slice) -> jax.Array:
+        """As if the inputs were of the task that these classes are of."""
+        labels = jnp.full(len(inputs), classes.start)
+        seen = normalise(of_examples(normalisation, plan.spec, labels), inputs)
+        logits, _ = outputs(plan, experiment, frozen, trainable, model_state, seen, train=False)
+        return jax.nn.softmax(logits[:, classes])
+
+    blocks = plan.spec.blocks().values() or [slice(0, plan.spec.classes)]
+    return jnp.concatenate([of(classes) for classes in blocks], axis=-1)

@@ -11,6 +11,7 @@ from typing import Literal
 from research.config import config, edge, leaf, structure
 from research.data.augmentation import Augmentation
 from research.data.base import Dataset
+from research.errors import did_you_mean
 from research.models.base import AnyModel
 from research.models.bert import BERT
 from research.parameters.partition import Partition
@@ -19,6 +20,7 @@ from research.training.finetuning import Finetuning
 from research.training.objective import CrossEntropy, NextToken, Objective
 from research.training.optimizers import AdamW, Optimizer
 from research.training.schedules import Constant, Schedule
+from research.training.tasks import Task, Tasks
 
 
 @config
@@ -56,8 +58,9 @@ class Experiment:
     )
     precision: Literal["float32", "bfloat16"] = structure("float32", "of the computation; parameters stay float32")
     early_stopping: EarlyStopping | None = structure(None, "stop when validation stops improving")
-    select: Literal["validation/accuracy", "validation/loss"] = structure(
-        "validation/accuracy", "what the best checkpoint is best at"
+    select: str = structure(
+        "validation/accuracy",
+        "what the best checkpoint is best at: validation/accuracy or /loss, or a task's, validation/digits/accuracy",
     )
     evaluate_every: Duration = structure(epochs(1), "how often to evaluate, and to save a checkpoint")
     log_every: Duration = edge(steps(100), "how often to write a row of training metrics")
@@ -77,15 +80,28 @@ class Experiment:
         """The partition that holds: that of fine-tuning, where there is any."""
         return self.partition if self.finetuning is None else self.finetuning.rules
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those of the data, where there are several."""
+        return self.data.tasks if isinstance(self.data, Tasks) else ()
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong between fields."""
+        kinds = [f"{task}{kind}" for task in ("", *(f"{t.name}/" for t in self.tasks)) for kind in ("accuracy", "loss")]
+        selects = [f"validation/{kind}" for kind in kinds]
+        if self.select not in selects:
+            yield "select", f"no metric '{self.select}'{did_you_mean(self.select, selects)}"
+        if self.tasks and self.objective != CrossEntropy():
+            yield "objective", "each task has its own; say it there, Task(..., objective=...)"
         if self.batch_size % self.accumulate:
             yield "accumulate", f"{self.accumulate} does not divide batch_size, which is {self.batch_size}"
         if self.devices and (self.batch_size // self.accumulate) % self.devices:
             part = "batch_size" if self.accumulate == 1 else "batch_size / accumulate"
             yield "devices", f"{self.devices} does not divide {part}, which is {self.batch_size // self.accumulate}"
         mixes = self.augmentation is not None and self.augmentation.mixup is not None
-        if mixes and not self.objective.takes_probabilities:
+        if mixes and self.tasks:
+            yield "augmentation.mixup", "would mix examples of different tasks, which have no classes in common"
+        elif mixes and not self.objective.takes_probabilities:
             kind = type(self.objective).__name__
             yield "augmentation.mixup", f"makes probabilities of labels, and the objective {kind} takes classes alone"
         if isinstance(self.objective, NextToken) and isinstance(self.model, BERT):

@@ -66,9 +66,8 @@ def export_adapters(path: str, to: str | os.PathLike) -> dict[str, Any]:
     """
     run = folder.open_run(path)
     experiment = dataclasses.replace(read_experiment(run), devices=1)
-    told, source = run.read_json("data.json"), _source_of(run)
-    data = base.from_description(told)
-    plan = plan_for(experiment, data.spec, told["examples"]["train"], data.background)
+    data, source = base.from_description(run.read_json("data.json")), _source_of(run)
+    plan = plan_for(experiment, data.spec, data.examples, data.background)
     problems = [] if plan.adapted else [f"{run.path}: has no adapters; export_run saves the whole of it"]
     if "sha256" not in source:
         problems.append(f"{run.path}: began with new values; there is no base that its adapters could belong to")

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.data.base import Loaded, Split, normalise
+from research.data.base import Loaded, Split, normalise, of_examples
 from research.inspection.program import use
 from research.training import evaluation
 from research.training.experiment import Experiment
-from research.training.objective import Objective
+from research.training.objective import makes_targets
 from research.training.plan import Plan, boundary, replicate, share
 from research.training.state import Parameters, State
 from research.training.step import Data, in_precision, state_shapes
@@ -49,7 +49,7 @@ def find_cut(plan: Plan, experiment: Experiment, loaded: Loaded) -> Cut | None:
     not all of them be used; and where what comes after the cut looks at the examples as well.
     """
     used = plan.until * experiment.batch_size
-    are_changed = experiment.augmentation is not None or type(experiment.objective).prepare is not Objective.prepare
+    are_changed = experiment.augmentation is not None or makes_targets(experiment.objective)
     if not plan.frozen or plan.streamed or are_changed or experiment.norms == "activations" or used < plan.examples:
         return None
     leaves, dtype = boundary(experiment), jnp.float32 if plan.spec.tokens is None else jnp.int32
@@ -111,8 +111,10 @@ def _compute(plan: Plan, experiment: Experiment, frozen, trainable, model_state,
     size = evaluation.batch_size(plan, experiment, examples)
 
     def one_batch(start):
-        inputs = share(plan, data.inputs[start + jnp.arange(size)])  # past the end, the last again
-        return _reach(plan, experiment, frozen, trainable, model_state, normalise(data.normalisation, inputs))[1]
+        indices = start + jnp.arange(size)  # past the end, the last again
+        inputs, labels = share(plan, (data.inputs[indices], data.labels[indices]))
+        inputs = normalise(of_examples(data.normalisation, plan.spec, labels), inputs)
+        return _reach(plan, experiment, frozen, trainable, model_state, inputs)[1]
 
     batches = jax.lax.map(one_batch, jnp.arange(0, examples, size))
     return batches.reshape(-1, *batches.shape[2:])[:examples]

@@ -16,7 +16,6 @@ from research.inspection import Inspection, inspect
 from research.inspection.memory import bytes_of
 from research.training import evaluation, step
 from research.training.experiment import Experiment
-from research.training.objective import example_losses
 from research.training.plan import Plan, boundary
 
 
@@ -41,8 +40,9 @@ def inspect_experiment(experiment: Experiment, plan: Plan, loaded: Loaded) -> In
         trainable, frozen = split(parameters, others)
         key = jax.random.key(0)
         logits, _ = step.outputs(plan, leaves, frozen, trainable, state, inputs, train=True, key=key)
-        losses = leaves.objective.losses(logits, targets)
-        return example_losses(losses, targets).mean() + step.penalty(plan, leaves, frozen, trainable)
+        objective = plan.objective(leaves)
+        losses = objective.losses(logits, targets)
+        return objective.mean(losses, targets) + step.penalty(plan, leaves, frozen, trainable)
 
     return inspect(
         forward,
@@ -62,8 +62,8 @@ def _batch(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str, Any]
     data = evaluation.data_shapes(plan, experiment, loaded)["train"]
     number = jax.ShapeDtypeStruct((), jnp.uint32)
     batch = jax.eval_shape(functools.partial(step.batch_at, plan), boundary(experiment), data, number, number)
-    part = experiment.batch_size // experiment.accumulate
-    return jax.tree.map(lambda array: jax.ShapeDtypeStruct((part, *array.shape[1:]), array.dtype), batch)
+    parts = experiment.accumulate
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // parts, *x.shape[1:]), x.dtype), batch)
 
 
 def optimizer_bytes(plan: Plan, experiment: Experiment) -> dict[str, int]:

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data import feeding
-from research.data.base import Loaded, Normalisation
+from research.data.base import Loaded, Normalisation, first_of_each, sizes_by_task
 from research.errors import UserError
+from research.spec import Spec
 from research.training import evaluation, metrics
 from research.training.checkpoints import Checkpoints
 from research.training.experiment import Experiment
@@ -184,9 +185,11 @@ def _watched(work: Work) -> dict[str, Any]:
     validation = loaded.splits["validation"]
     if plan.streamed:
         return {"validation": validation}
+    train = loaded.splits["train"]
+    seen = train.take(first_of_each(plan.spec, train, sizes_by_task(plan.spec, validation)))
     return {
         "validation": evaluation.to_device(plan, validation, loaded.normalisation),
-        "train": evaluation.to_device(plan, loaded.splits["train"], loaded.normalisation, limit=len(validation)),
+        "train": evaluation.to_device(plan, seen, loaded.normalisation),
     }
 
 
@@ -199,16 +202,17 @@ def evaluate(work: Work, leaves: Experiment, state: State, watched: dict[str, An
             sums = evaluation.evaluate(plan, leaves, frozen, state.used(), data)
         else:
             sums = evaluation.evaluate_split(plan, leaves, frozen, state.used(), data, loaded.normalisation)
-        values[name] = {"loss": float(sums["loss"] / sums["count"]), "accuracy": float(sums["correct"] / sums["count"])}
+        values[name] = metrics.means(sums)
     row = {"step": int(state.step), "split": "validation", **values["validation"]}
     for name, value in values.get("train", {}).items():
-        row |= {f"train_{name}": value, f"gap_{name}": row[name] - value}
+        task, slash, metric = name.rpartition("/")
+        row |= {f"{task}{slash}train_{metric}": value, f"{task}{slash}gap_{metric}": row[name] - value}
     return row
 
 
 def token_unit(work: Work) -> str | None:
     """What the losses are about: a "byte" or another "token"; None where it is whole examples."""
-    if not work.experiment.objective.of_tokens:
+    if not work.plan.objective(work.experiment).of_tokens:
         return None
     return "byte" if work.loaded.kind == "bytes" else "token"
 
@@ -216,8 +220,9 @@ def token_unit(work: Work) -> str | None:
 def judge(experiment: Experiment, progress: Progress, row: dict[str, Any]) -> bool:
     """Whether an evaluation is the best so far; counts it in `progress`. One that is not finite never is."""
     metric = experiment.select.removeprefix("validation/")
-    value, loss = row[metric], row["loss"]
-    sign = -1 if metric == "loss" else 1
+    task, slash, _ = metric.rpartition("/")
+    value, loss = row[metric], row[f"{task}{slash}loss"]
+    sign = -1 if metric.endswith("loss") else 1
     finite = bool(np.isfinite(value) and np.isfinite(loss))
     better = finite and (progress.best is None or sign * value > sign * progress.best)
     progress.stale = 0 if better else progress.stale + 1
@@ -265,7 +270,15 @@ def report(work: Work, state: State, split: str) -> dict[str, Any]:
     )
     if (unit := token_unit(work)) is not None:
         return language_figures(sums, unit)
-    return figures(metrics.report(sums["confusion"], sums["loss"], plan.spec.names))
+    found = figures(metrics.report(sums["confusion"], sums["loss"], plan.spec.names))
+    return found | {"tasks": dict(_by_task(sums, plan.spec))} if plan.spec.tasks else found
+
+
+def _by_task(sums: dict[str, np.ndarray], spec: Spec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Figures of each task alone, by its name."""
+    for task, block in spec.blocks().items():
+        names = [name.removeprefix(f"{task}/") for name in spec.names[block]]
+        yield task, figures(metrics.report(sums["confusion"][block, block], sums[f"{task}/loss"], names))
 
 
 def figures(report: metrics.Report) -> dict[str, Any]:

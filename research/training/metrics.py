@@ -5,8 +5,8 @@ partial last batch is exact. Everything that a classification report tells is in
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +49,25 @@ def _classes(labels):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # On the host
+
+
+def by_task(sums: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sums of all examples, as "", and of each task, by its name, of {"loss", ..., "digits/loss", ...}."""
+    prefixes = [name.removesuffix("count") for name in sums if name.rpartition("/")[2] == "count"]
+    return {
+        prefix.removesuffix("/"): {name: sums[f"{prefix}{name}"] for name in ("loss", "correct", "count")}
+        for prefix in prefixes
+    }
+
+
+def means(sums: Mapping[str, Any]) -> dict[str, float]:
+    """{"loss", "accuracy"} of sums, and where these are of tasks as well "digits/loss", ...; NaN of no examples."""
+    found = {}
+    for task, own in by_task(sums).items():
+        prefix, count = f"{task}/" if task else "", float(own["count"])
+        for name, total in (("loss", own["loss"]), ("accuracy", own["correct"])):
+            found[f"{prefix}{name}"] = float(total) / count if count else float("nan")
+    return found
 
 
 class ClassReport(NamedTuple):

@@ -54,6 +54,10 @@ class Objective:
         """
         raise NotImplementedError(f"{type(self).__name__} has no losses()")
 
+    def mean(self, losses: Array, labels: Array) -> Float[Array, ""]:
+        """What is minimised of the losses of a batch: their mean over its examples."""
+        return example_losses(losses, labels).mean()
+
     def penalty(self, parameters: Mapping[str, ArrayLike], decayed: Callable[[str], bool]) -> Float[Array, ""] | float:
         """What is added to the mean loss for the trainable parameters, by path; `decayed` tells which it is about."""
         return 0.0
@@ -166,6 +170,11 @@ def _draw(positions: int, tokens: int, key: Array) -> tuple[Array, Array, Array]
     first, second, third = jax.random.split(key, 3)
     uniform = (jax.random.uniform(each, (positions,)) for each in (first, second))
     return *uniform, jax.random.randint(third, (positions,), 0, tokens)
+
+
+def makes_targets(objective: Objective) -> bool:
+    """Whether it makes its targets of the examples themselves."""
+    return type(objective).prepare is not Objective.prepare
 
 
 def example_losses(losses: Array, targets: Array) -> Float[Array, "batch"]:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from research.config import as_arrays
-from research.data.base import Loaded, Streamed
+from research.data.base import Loaded, Streamed, sizes_by_task
 from research.errors import UserError
 from research.models.base import Network, kernels, network, stacks
 from research.parameters import adapters, depth, partition, paths
@@ -26,7 +26,8 @@ from research.spec import Spec
 from research.stacks import as_range, block_paths
 from research.training.duration import to_steps
 from research.training.experiment import Experiment
-from research.training.objective import Objective
+from research.training.objective import Objective, makes_targets
+from research.training.tasks import OfTasks
 
 T = TypeVar("T")
 
@@ -36,8 +37,8 @@ class Plan:
     """What the program of a run is traced with, besides the experiment's structure."""
 
     spec: Spec
-    examples: int
-    """In the training split."""
+    sizes: tuple[int, ...]
+    """How many examples the training split has of each task; one number where there are none."""
     steps: int
     """From the first to the last."""
     trainable: tuple[str, ...]
@@ -67,6 +68,15 @@ class Plan:
     """Layers that have an adapter, by their path where no stack is cut, and which of the experiment's it is."""
     given: str | None = None
     """The layer whose inputs stand in the place of the examples; see `training.features`."""
+
+    @property
+    def examples(self) -> int:
+        """In the training split; of several tasks, in the largest, which an epoch goes through once."""
+        return max(self.sizes)
+
+    def objective(self, experiment: Experiment) -> Objective:
+        """What is minimised; the experiment's leaves may be traced."""
+        return OfTasks(experiment.tasks, self.spec) if experiment.tasks else experiment.objective
 
     def network(self, experiment: Experiment) -> Network:
         """The model's pure functions; the experiment's leaves may be traced."""
@@ -120,23 +130,24 @@ class Plan:
 def make_plan(experiment: Experiment, loaded: Loaded) -> Plan:
     """The plan of an experiment on its data. Raises UserError for a model, partition or batch that does not fit."""
     train = loaded.splits["train"]
-    makes_targets = type(experiment.objective).prepare is not Objective.prepare
-    if train.labels.min() < 0 and not makes_targets:
+    if train.labels.min() < 0 and not makes_targets(experiment.objective):
         data, objective = type(experiment.data).__name__, type(experiment.objective).__name__
         raise UserError(
             f"objective: {objective} needs labels, and {data} has none; NextToken and MaskedToken make their targets "
             "of the examples"
         )
-    return plan_for(experiment, loaded.spec, len(train), loaded.background, streamed=isinstance(train, Streamed))
+    sizes, streamed = sizes_by_task(loaded.spec, train), isinstance(train, Streamed)
+    return plan_for(experiment, loaded.spec, sizes, loaded.background, streamed=streamed)
 
 
 def plan_for(
-    experiment: Experiment, spec: Spec, examples: int, background: str | None, *, streamed: bool = False
+    experiment: Experiment, spec: Spec, sizes: tuple[int, ...], background: str | None, *, streamed: bool = False
 ) -> Plan:
-    """The plan of an experiment on data of which only this is known."""
-    size = experiment.batch_size
-    if size > examples:
-        raise UserError(f"batch_size: {size} is larger than the training split, which has {examples} examples")
+    """The plan of an experiment on data of which only this is known; sizes: training examples of each task."""
+    size, examples = experiment.batch_size, max(sizes)
+    if size > min(sizes):
+        of = f" of {spec.tasks[sizes.index(min(sizes))][0]}" if spec.tasks else ""
+        raise UserError(f"batch_size: {size} is larger than the training split{of}, which has {min(sizes)} examples")
     adapted = adapters_of(experiment, spec)
     parameters, model_state = shapes(experiment, spec)
     layout = lay_out(experiment, spec, parameters)
@@ -144,7 +155,7 @@ def plan_for(
     steps = to_steps(experiment.duration, examples=examples, batch_size=size, total=None)
     whole = Plan(
         spec=spec,
-        examples=examples,
+        sizes=tuple(sizes),
         steps=steps,
         trainable=(),
         frozen=(),

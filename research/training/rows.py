@@ -13,12 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from research.training import metrics
 from research.training.experiment import Experiment
 
 RECENT = 10
 """Chunks that the speed shown is a mean over."""
 SUMS = ("loss", "correct", "count", "objective", "gradient_norm", "steps", "skipped")
 """What is added up over the chunks of a row; of everything else, the last chunk's value counts."""
+
+
+def summed(experiment: Experiment) -> tuple[str, ...]:
+    """What is added up over the chunks of a row, with that of each task."""
+    return (*SUMS, *(f"{task.name}/{name}" for task in experiment.tasks for name in ("loss", "correct", "count")))
 
 
 class TooManySkipped(Exception):
@@ -82,7 +88,7 @@ class Rows:
 
     def _settle_window(self, end: int, logged: dict[str, float], is_last: bool, rate: float) -> None:
         longest, its_end = logged.pop("longest_skipped"), logged.pop("longest_skipped_end")
-        for name in SUMS:
+        for name in summed(self._experiment):
             self._sums[name] = self._sums.get(name, 0) + logged.pop(name)
         if is_last:
             row = training_row(end, self._sums)
@@ -102,7 +108,8 @@ class Rows:
         now = time.perf_counter()
         self.seconds = now - max(self._free_since, pending.begun)
         self._free_since = now
-        self._recent.append(((pending.ends[-1] - pending.start) * self._experiment.batch_size, self.seconds))
+        examples = self._experiment.batch_size * max(1, len(self._experiment.tasks))
+        self._recent.append(((pending.ends[-1] - pending.start) * examples, self.seconds))
         rate = sum(examples for examples, _ in self._recent) / max(1e-9, sum(taken for _, taken in self._recent))
         if not self._speed_is_known:
             self._recent.clear()
@@ -119,8 +126,7 @@ def training_row(step: int, sums: dict[str, float]) -> dict[str, Any]:
     return {
         "step": step,
         "split": "train",
-        "loss": mean("loss", "count"),
-        "accuracy": mean("correct", "count"),
+        **metrics.means(sums),
         "objective": mean("objective", "steps"),
         "gradient_norm": mean("gradient_norm", "steps"),
         "skipped": int(sums["skipped"]),

@@ -121,6 +121,7 @@ def describe_plan(
             "shape": list(plan.spec.shape),
             "classes": plan.spec.classes,
             "tokens": plan.spec.tokens,
+            "tasks": _tasks(experiment, loaded),
         },
         "steps": plan.steps,
         "epochs": plan.steps * experiment.batch_size / plan.examples,
@@ -131,6 +132,22 @@ def describe_plan(
         "depth": inspection.depth.longest,
         "network": tables.as_json(inspection),
     }
+
+
+def _tasks(experiment: Experiment, loaded: Loaded) -> list[dict[str, Any]]:
+    """What is learned beside what, as plain data."""
+    sizes = {name: base.sizes_by_task(loaded.spec, split) for name, split in loaded.splits.items()}
+    return [
+        {
+            "name": task.name,
+            "kind": type(task.data).__name__,
+            "classes": loaded.spec.tasks[index][1],
+            "objective": type(task.objective).__name__,
+            "weight": task.weight,
+            **{name: of_split[index] for name, of_split in sizes.items()},
+        }
+        for index, task in enumerate(experiment.tasks)
+    ]
 
 
 def _features(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str, Any] | None:
@@ -443,10 +460,9 @@ def predict(path: str, files: Sequence[str]) -> list[dict[str, Any]]:
     """
     run = folder.open_run(path)
     experiment = read_experiment(run)
-    told = run.read_json("data.json")
-    data = base.from_description(told)
+    data = base.from_description(run.read_json("data.json"))
     read = [pictures.read_picture(file, data) for file in files]
-    plan = plan_for(experiment, data.spec, told["examples"]["train"], data.background)
+    plan = plan_for(experiment, data.spec, data.examples, data.background)
     state, frozen = load_best(run, experiment, plan)
     inputs = replicate(plan, np.stack([picture.array for picture in read]))
     likely = evaluation.probabilities(
@@ -470,12 +486,11 @@ def sample(path: str, prompt: str, *, count: int | None = None, seed: int = 0, *
     """
     run = folder.open_run(path)
     experiment = read_experiment(run)
-    told = run.read_json("data.json")
-    data = base.from_description(told)
+    data = base.from_description(run.read_json("data.json"))
     if not isinstance(experiment.model, GPT) or data.kind != "bytes":
         what = f"{type(experiment.model).__name__} on {type(experiment.data).__name__}"
         raise UserError(f"{run.path}: is of {what}; only GPT on the bytes of a text can be sampled from")
-    plan = plan_for(experiment, data.spec, told["examples"]["train"], data.background)
+    plan = plan_for(experiment, data.spec, data.examples, data.background)
     state, frozen = load_best(run, experiment, plan)
     trainable, _ = state.used()
     parameters = paths.unflatten(plan.merged(experiment, trainable, frozen))

@@ -141,9 +141,8 @@ def read_run(path: str) -> Weights:
     """The weights of the best checkpoint of one of our runs, averaged where it keeps averages."""
     run = folder.open_run(path)
     experiment = dataclasses.replace(read_experiment(run), devices=1)
-    told = run.read_json("data.json")
-    data = base.from_description(told)
-    plan = plan_for(experiment, data.spec, told["examples"]["train"], data.background)
+    data = base.from_description(run.read_json("data.json"))
+    plan = plan_for(experiment, data.spec, data.examples, data.background)
     state, frozen = jax.device_get(load_best(run, experiment, plan))
     trainable, moving = state.used()
     parameters = _by_view(experiment, plan.merged(experiment, trainable, frozen))

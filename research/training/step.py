@@ -18,14 +18,14 @@ import jax.numpy as jnp
 
 from research.data import order
 from research.data.augmentation import augment
-from research.data.base import Normalisation, normalise
+from research.data.base import Normalisation, normalise, of_examples
 from research.errors import UserError
 from research.parameters import paths
-from research.training import groups, metrics
+from research.training import groups
 from research.training.experiment import Experiment
-from research.training.objective import example_losses
 from research.training.plan import Plan, initial_variables, purpose_key, share
 from research.training.state import Parameters, State
+from research.training.tasks import batch_sums, within_task
 
 Batch = dict[str, jax.Array]
 
@@ -102,18 +102,19 @@ def batch_at(plan: Plan, experiment: Experiment, data: Data, step: jax.Array, fi
     if plan.streamed:
         batch = {"inputs": data.inputs[step - first_step], "labels": data.labels[step - first_step]}
     else:
-        indices = order.indices(experiment.data_seed, step, batch_size=experiment.batch_size, examples=plan.examples)
+        indices = order.interleaved(experiment.data_seed, step, batch_size=experiment.batch_size, examples=plan.sizes)
         batch = {"inputs": data.inputs[indices], "labels": data.labels[indices]}
     batch = share(plan, batch)
     if plan.given is not None:
         return batch
     inputs, labels = batch["inputs"], batch["labels"]
+    normalisation = of_examples(data.normalisation, plan.spec, labels)
     if experiment.augmentation is None:
-        inputs = normalise(data.normalisation, inputs)
+        inputs = normalise(normalisation, inputs)
     else:
-        if data.normalisation is None:
+        if normalisation is None:
             raise UserError("augmentation: these examples are tokens, which are names; only amounts can be changed")
-        scale, mean, deviation = data.normalisation
+        scale, mean, deviation = normalisation
         inputs, labels = augment(
             experiment.augmentation,
             purpose_key(experiment, "augmentation", step),
@@ -123,8 +124,8 @@ def batch_at(plan: Plan, experiment: Experiment, data: Data, step: jax.Array, fi
             fill=plan.fill,
         )
         inputs = (inputs - mean) / deviation
-    keys = example_keys(purpose_key(experiment, "objective", step), jnp.arange(experiment.batch_size))
-    inputs, labels = experiment.objective.prepare(keys, inputs, labels, plan.spec)
+    keys = example_keys(purpose_key(experiment, "objective", step), jnp.arange(len(inputs)))
+    inputs, labels = plan.objective(experiment).prepare(keys, inputs, labels, plan.spec)
     return {"inputs": inputs, "labels": labels}
 
 
@@ -164,11 +165,13 @@ def loss_and_gradient(plan: Plan, experiment: Experiment, frozen, trainable, mod
         logits, changed = outputs(
             plan, experiment, frozen, trainable, model_state, batch["inputs"], train=True, key=key
         )
-        losses = experiment.objective.losses(logits, batch["labels"])
-        sums = metrics.batch_sums(losses, logits, batch["labels"], jnp.ones(len(losses), bool))
+        objective = plan.objective(experiment)
+        losses = objective.losses(logits, batch["labels"])
+        told = within_task(plan.spec, logits, batch["labels"])
+        sums = batch_sums(plan.spec, losses, told, batch["labels"], jnp.ones(len(losses), bool))
         new_state = paths.flatten(changed)
         new_state = {path: new_state[path].astype(old.dtype) for path, old in model_state.items()}
-        mean = example_losses(losses, batch["labels"]).mean()
+        mean = objective.mean(losses, batch["labels"])
         return mean + penalty(plan, experiment, frozen, trainable), (sums, new_state)
 
     return jax.value_and_grad(loss, has_aux=True)(trainable)
@@ -176,7 +179,7 @@ def loss_and_gradient(plan: Plan, experiment: Experiment, frozen, trainable, mod
 
 def penalty(plan: Plan, experiment: Experiment, frozen, trainable) -> jax.Array | float:
     """What is added to the mean loss for the parameters: the objective's, and that for moving away from the source."""
-    found = experiment.objective.penalty(trainable, groups.is_decayed(plan).__getitem__)
+    found = plan.objective(experiment).penalty(trainable, groups.is_decayed(plan).__getitem__)
     if plan.stays_close(experiment):
         moved = (trainable[path] - frozen[SOURCE + path] for path in plan.trainable if path in plan.begun)
         found += experiment.finetuning.stay_close / 2 * sum(jnp.sum(jnp.square(value)) for value in moved)

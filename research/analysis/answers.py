@@ -10,6 +10,7 @@ compared with it on the test split, paired over examples, with intervals and p-v
 and Holm's correction for the number of comparisons.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from research.analysis import statistics
-from research.analysis.networks import Network, networks_of
+from research.analysis.networks import NONE, Network, networks_of
 from research.analysis.statistics import Difference, Enough, Interval, Resampled, Scaling
 from research.analysis.sweeps import SweepFolder, outcomes
 
@@ -90,6 +91,11 @@ class Series(NamedTuple):
     missing: Enough | None
     """What would tell the largest difference between depths from chance, where the evidence is too thin."""
 
+    @property
+    def open(self) -> list[Network]:
+        """Of `by_depth`, the best and those that are not told from it."""
+        return [n for n in self.by_depth if n is self.best or not self.compared[n.program].is_worse]
+
 
 class Judged(NamedTuple):
     """Networks judged on the same examples."""
@@ -123,6 +129,15 @@ class Answers(NamedTuple):
     """"multiply_adds" or "parameters": what the front weighs."""
     series: list[Series]
     """That of the best network first."""
+    none: Network | None
+    """That which has nothing of what the others are told apart by, where there is one."""
+    from_none: dict[int, Compared]
+    """The others with it, by program; `is_worse` is told from it, and worse."""
+
+    @property
+    def is_about_depth(self) -> bool:
+        """Whether any series has several depths; if not, networks are compared as they are."""
+        return any(len(series.by_depth) > 1 for series in self.series)
 
     @property
     def measure(self) -> str:
@@ -151,7 +166,7 @@ def answers(sweep: SweepFolder) -> Answers:
         for measure, groups in judged.items()
     }
     if not networks:
-        return Answers(sweep, [], judged, intervals, None, {}, {}, None, [], "parameters", [])
+        return Answers(sweep, [], judged, intervals, None, {}, {}, None, [], "parameters", [], None, {})
     best = _best(sweep, networks)
     groups = judged[sweep.measure]
     own = groups[best.data]
@@ -161,6 +176,7 @@ def answers(sweep: SweepFolder) -> Answers:
     series = [
         _series(sweep, members, groups[members[0].data], name, budget) for name, budget, members in _by_series(networks)
     ]
+    none = next((network for network in rivals if network.variant == NONE), None)
     cost = "multiply_adds" if len({network.multiply_adds for network in networks}) > 1 else "parameters"
     return Answers(
         sweep=sweep,
@@ -174,6 +190,8 @@ def answers(sweep: SweepFolder) -> Answers:
         front=pareto(rivals, cost, lambda n: sweep.sign * intervals[sweep.measure][n.program].value),
         cost=cost,
         series=sorted(series, key=lambda each: best not in each.networks),
+        none=none,
+        from_none={} if none is None else _compare(sweep, own, none, rivals),
     )
 
 
@@ -352,6 +370,53 @@ def _missing(judged: Judged, best: Network, by_depth: Sequence[Network], compare
         seeds=seeds,
         level=LEVEL / len(compared),
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What moves the best depth
+
+
+class Line(NamedTuple):
+    """Series that differ in one number, such as how much data there is."""
+
+    name: str
+    """What they share that others of the sweep do not."""
+    points: list[tuple[float, Series]]
+    """By that number, the least first."""
+
+
+def moves(found: Answers) -> tuple[str, list[Line]] | None:
+    """The number outside of the model in which series differ most often, its path and a line for all else they share.
+
+    None where no two series differ in one.
+    """
+    deep = [series for series in found.series if len(series.by_depth) > 1]
+    told = [{p: v for p, v in s.networks[0].values.items() if not p.startswith("model")} for s in deep]
+    numbers = {
+        path: [_number(values.get(path, "")) for values in told]
+        for path in dict.fromkeys(path for values in told for path in values)
+    }
+    numbers = {path: of for path, of in numbers.items() if None not in of and len(set(of)) > 1}
+    if not numbers:
+        return None
+    path = max(numbers, key=lambda path: len(set(numbers[path])))
+    lines: dict[str, list[tuple[float, Series]]] = {}
+    for number, values, series in zip(numbers[path], told, deep, strict=True):
+        lines.setdefault(_without(series.name, path, values[path]), []).append((number, series))
+    found_lines = [Line(name, sorted(points, key=lambda p: p[0])) for name, points in lines.items() if len(points) > 1]
+    return (path, found_lines) if found_lines else None
+
+
+def _number(value: str) -> float | None:
+    """The number in a value as typed: 100, "100 steps"."""
+    told = re.fullmatch(r"([\d.]+(?:e[+-]?\d+)?)( \w+)?", value)
+    return float(told[1]) if told else None
+
+
+def _without(name: str, path: str, value: str) -> str:
+    """The name of a series without the words for one field."""
+    words = {value, f"{path.rpartition('.')[2]} {value}"}
+    return ", ".join(word for word in name.split(", ") if word not in words and not word.endswith(f" {value}"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

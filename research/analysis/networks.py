@@ -13,6 +13,10 @@ import numpy as np
 
 from research.analysis.sweeps import SweepFolder, is_numeric, plain, setting, short
 
+SWEPT = "(swept)"
+"""In the place of a value that is swept within a program: only that there is one tells it from others."""
+NONE = "none"
+
 
 class Network(NamedTuple):
     """A program at its best values."""
@@ -23,6 +27,8 @@ class Network(NamedTuple):
     """What it shares with the networks that it is compared with by depth, in words; "" if all do."""
     label: str
     """In which numbers it differs from these."""
+    values: dict[str, str]
+    """What tells its program from others, by path, as typed; SWEPT for what its trials have several values of."""
     budgets: tuple[str, ...]
     """At what the plan matched it, "5,000 parameters"; "" for as it is."""
     data: str
@@ -59,10 +65,16 @@ class Network(NamedTuple):
         """Depth and numbers: "depth 5 (convolutions 4)"."""
         return f"depth {self.depth}" + (f" ({self.label})" if self.label else "")
 
+    @property
+    def variant(self) -> str:
+        """What it is called where depth is not what is compared: "Cosine(warmup 10%)", "none"."""
+        return ", ".join(filter(None, (self.series, self.label))) or self.name
+
 
 def networks_of(sweep: SweepFolder) -> list[Network]:
     """The networks with at least one trial that came to a figure, in the order of the plan."""
-    names = series_names([program["values"] for program in sweep.programs])
+    told = [_telling(program) for program in sweep.programs]
+    names = series_names(told)
     by_program: dict[int, list[dict[str, Any]]] = {}
     for row in sweep.rows:
         by_program.setdefault(row["program"], []).append(row)
@@ -74,12 +86,14 @@ def networks_of(sweep: SweepFolder) -> list[Network]:
         chosen, is_fresh = _judging(sweep, rows)
         good = [row for row in chosen if _has_come(row)]
         # Fields that tell programs apart are in the label already.
-        values = {path: value for path, value in setting(good[0]["values"]).items() if path not in program["values"]}
+        fixed = {path for path, value in told[index].items() if value != SWEPT}
+        values = {path: value for path, value in setting(good[0]["values"]).items() if path not in fixed}
         field = program.get("field_before_pooling") or program.get("receptive_field")
         network = Network(
             program=index,
             series=series,
             label=label,
+            values=told[index],
             budgets=tuple(program.get("budgets") or ("",)),
             data=program["values"].get("data", ""),
             setting=values,
@@ -97,6 +111,16 @@ def networks_of(sweep: SweepFolder) -> list[Network]:
         )
         found.append(network)
     return found
+
+
+def _telling(program: Mapping[str, Any]) -> dict[str, str]:
+    """The values that tell a program from others, without those that its own trials differ in."""
+    assigned = [trial.get("assignment") or {} for trial in program.get("trials", ())]
+
+    def is_swept(path: str) -> bool:
+        return len({repr(values[path]) for values in assigned if path in values}) > 1
+
+    return {path: SWEPT if is_swept(path) else value for path, value in program["values"].items()}
 
 
 def _has_come(row: Mapping[str, Any]) -> bool:
@@ -154,12 +178,22 @@ def series_names(programs: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]
     for which in (0, 1):
         words = [{path: part[which] for path, part in each.items() if part[which]} for each in parts]
         telling = [path for path in paths if len({each.get(path) for each in words}) > 1]
-        told.append([", ".join(_word(path, each[path], paths) for path in telling if path in each) for each in words])
+        told.append([_words(each, telling, paths) for each in words])
     return list(zip(*told, strict=True))
+
+
+def _words(values: Mapping[str, str], telling: Sequence[str], paths: Sequence[str]) -> str:
+    """The telling ones of some values. What lacks the parts that others have, and has none of its own, is "none"."""
+    told = [path for path in telling if path in values]
+    if told and len(told) < len(telling) and all(values[path] == NONE for path in told):
+        return NONE
+    return ", ".join(_word(path, values[path], paths) for path in told)
 
 
 def _split(path: str, value: str) -> tuple[str, str]:
     """Of a value as typed, what makes a series and what varies within one."""
+    if value == SWEPT:
+        return value, ""
     if path.startswith("model.") and is_numeric(value):
         return "", value
     kind = re.fullmatch(r"(\w+)\((.*)\)", value)
@@ -175,6 +209,8 @@ def _word(path: str, value: str, paths: Sequence[str]) -> str:
     """A value with the name of its field, unless it speaks for itself."""
     name = short(path, paths)
     name = path if name == "depth" else name  # the depth that is measured counts a head as well
+    if value == SWEPT:
+        return name
     if path == "name" or ("." not in path and not is_numeric(value)):
         return value  # a label, a kind of model, the numbers within one
     if value.lower() in ("true", "false"):

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.analysis import page, sweep_figures
-from research.analysis.answers import TOLERANCE, Answers, answers, importances, scaling
+from research.analysis.answers import TOLERANCE, Answers, answers, importances, moves, scaling
 from research.analysis.networks import Network, in_words
 from research.analysis.statistics import RESAMPLES, Interval, Scaling
 from research.analysis.sweeps import SweepFolder, is_seed, plain, read_sweep, short, si
-from research.analysis.words import about, caveats, gap, p_value, sentence
+from research.analysis.words import about, caveats, gap, movement, p_value, sentence
 from research.jsonl import encode
 
 if TYPE_CHECKING:
@@ -76,14 +76,20 @@ def _count(number: int, what: str) -> str:
 def _verdict(found: Answers) -> str:
     """The sentence, its first part large, what is to be said against it, and the sentences on other series."""
     first, _, rest = sentence(found).partition("; ")
-    if found.series and found.series[0].finding == "told":
+    if not found.is_about_depth and found.compared:
+        rest = f"<p>{_text(rest[0].upper() + rest[1:])}</p>" if rest else ""
+        told = f"<p class=answer>{_text(first.removesuffix('.'))}.</p>{rest}"
+    elif found.series and found.series[0].finding == "told":
         first, _, figures = first.partition(", at ")
         told = f"<p class=answer>{_text(first)}.</p><p>At {_text(figures)}; {_text(rest)}</p>"
     else:
         first, _, rest = sentence(found).partition(": ")
         told = f"<p class=answer>{_text(first)}{'.' if rest else ''}</p><p>{_text(rest[:1].upper() + rest[1:])}</p>"
     weak = "".join(f"<li>{_text(each)}</li>" for each in caveats(found))
-    others = "".join(f"<li>{_text(about(found, series))}</li>" for series in found.series[1:])
+    about_depth = found.series[1:] if found.is_about_depth else []
+    others = "".join(f"<li>{_text(about(found, series))}</li>" for series in about_depth)
+    moved = movement(found)
+    told += f"<p>{_text(moved)}</p>" if moved else ""
     if others and found.smallest is not None:
         others = f"<li>{_text(_smallest(found))}</li>{others}"
     return (
@@ -121,6 +127,8 @@ def _figures(found: Answers) -> str:
 
 def _without_curves(found: Answers) -> str:
     """Which series have no scaling curve, and why."""
+    if not found.is_about_depth:
+        return ""
     problems: dict[str, list[str]] = {}
     for series in found.series:
         problem = scaling(found, series)[1].problem
@@ -131,7 +139,7 @@ def _without_curves(found: Answers) -> str:
 
 
 def _each_figure(found: Answers) -> Iterator[str]:
-    measure, drawn = found.measure, iter(range(100))
+    measure, drawn = found.sweep.judged_by, iter(range(100))
 
     def show(figure: "Figure | None", caption: str) -> str:
         return (
@@ -140,19 +148,25 @@ def _each_figure(found: Answers) -> Iterator[str]:
             else f"<figure>{svg(figure, next(drawn))}<figcaption>{_text(caption)}</figcaption></figure>"
         )
 
-    many = found.series[:SERIES_DRAWN]
-    if any(len(series.by_depth) > 1 for series in found.series):
+    many = found.series[:SERIES_DRAWN] if found.is_about_depth else [None]
+    if found.is_about_depth:
+        yield show(sweep_figures.draw_moves(found), _caption_of_moves(found))
         yield show(sweep_figures.draw_depth(found), _caption_of_depth(found))
         yield show(sweep_figures.draw_losses(found), _caption_of_losses(found))
-    yield show(
-        sweep_figures.draw_cost(found),
-        f"Each network by what it costs; the number is its depth. None off the grey front has a better test {measure} "
-        f"for less: {', '.join(_full(network) for network in found.front[:6])}.",
-    )
-    for series in many:
+    elif found.compared:
+        yield show(sweep_figures.draw_variants(found), _caption_of_variants(found))
+        dashed = "; dashed: none of them" if found.none is not None else ""
+        yield show(sweep_figures.draw_strengths(found), f"Trials of the search, a dot a seed, and their mean{dashed}.")
+    if len({(network.parameters, network.multiply_adds) for network in found.networks}) > 1:
+        yield show(
+            sweep_figures.draw_cost(found),
+            f"Each network by what it costs; the number is its depth. None off the grey front has a better test "
+            f"{measure} for less: {', '.join(_full(network) for network in found.front[:6])}.",
+        )
+    for series in found.series[:SERIES_DRAWN] if found.is_about_depth else []:
         _, curve = scaling(found, series)
         if not curve.problem:
-            yield show(sweep_figures.draw_scaling(found, series), _caption_of_scaling(curve))
+            yield show(sweep_figures.draw_scaling(found, series), _caption_of_scaling(found, curve))
     importance = importances(found.sweep)
     if importance:
         yield show(sweep_figures.draw_importance(found, importance), _caption_of_importance(found, importance))
@@ -160,7 +174,7 @@ def _each_figure(found: Answers) -> Iterator[str]:
     if path:
         lost = "; a cross came to no figure" if _any_lost(found) else ""
         for series in many:
-            caption = f"Trials of the search, a line a depth, seeds averaged{lost}."
+            caption = f"Trials of the search, a line a {'depth' if series else 'network'}, seeds averaged{lost}."
             yield show(sweep_figures.draw_values(found, path, series), caption)
     for series in many:
         caption = (
@@ -171,6 +185,17 @@ def _each_figure(found: Answers) -> Iterator[str]:
 
 def _any_lost(found: Answers) -> bool:
     return any(not row.get("validation") for row in found.sweep.rows if row["stage"] == "search")
+
+
+def _caption_of_moves(found: Answers) -> str:
+    told = moves(found)
+    name = short(told[0], [told[0]]) if told else ""
+    return f"The depth that validation chooses for each {name}; bars reach to the depths that are not told from it."
+
+
+def _caption_of_variants(found: Answers) -> str:
+    band = "; the band is the interval of none" if found.none is not None else ""
+    return f"Each at its best values: the mean of the seeds (a dot each) with the 95 % interval{band}."
 
 
 def _caption_of_depth(found: Answers) -> str:
@@ -193,8 +218,8 @@ def _caption_of_losses(found: Answers) -> str:
     return "Both would rise with depth by degradation; overfitting would part them."
 
 
-def _caption_of_scaling(curve: Scaling) -> str:
-    exponent, floor = curve.exponent, curve.floor
+def _caption_of_scaling(found: Answers, curve: Scaling) -> str:
+    exponent, floor = curve.exponent, Interval(*(found.sweep.in_unit(each) for each in curve.floor))
     return (
         f"The loss falls as size to the power −{exponent.value:.2g} (95 %: {exponent.low:.2g} to {exponent.high:.2g}), "
         f"down to {floor.value:.2g} ({floor.low:.2g} to {floor.high:.2g}) at any size."
@@ -206,7 +231,8 @@ def _caption_of_importance(found: Answers, importance: dict[str, float]) -> str:
     seeds = [name for name in importance if is_seed(name)]
     noise = f", chance in the seed {100 * importance[seeds[0]]:.0f} %" if seeds else ""
     return (
-        f"{short(first, importance)} explains {100 * share:.0f} % of how trials differ in validation {found.measure}"
+        f"{short(first, importance)} explains {100 * share:.0f} % of how trials differ in validation "
+        f"{found.sweep.judged_by}"
         f"{noise} (fANOVA over the trials of the search)."
     )
 
@@ -268,26 +294,29 @@ def _dye(figure: "Figure") -> None:
 def _networks(found: Answers) -> str:
     if not found.networks:
         return ""
-    has_series, has_budgets = len(found.series) > 1, any(series.budget != "as it is" for series in found.series)
-    judged = found.judged[found.measure]
+    has_series = found.is_about_depth and len(found.series) > 1
+    has_budgets = found.is_about_depth and any(series.budget != "as it is" for series in found.series)
+    judged, in_unit = found.judged[found.measure], found.sweep.in_unit
+    loss_name = "bits" if found.sweep.token else "loss"
     titles = [
         *(["series"] if has_series else []), *(["budget"] if has_budgets else []),
-        "#depth", "network", "best values", "#seeds", f"#test {found.measure}", "#95 %", "#from the best",
-        "#p", "#best in", "#train loss", "#test loss", "#feature sees", "#parameters", "#multiply-adds",
+        "#depth", "network", "best values", "#seeds", f"#test {found.sweep.judged_by}", "#95 %",
+        "#from the best", "#p", "#best in", f"#train {loss_name}", f"#test {loss_name}", "#feature sees", "#parameters", "#multiply-adds",
         "#FLOP a trial",
     ]  # fmt: skip
     rows = []
     for network in found.networks:
         interval, told = found.interval(network), found.compared.get(network.program)
-        loss = found.intervals["loss"][network.program].value
+        loss = in_unit(found.intervals["loss"][network.program].value)
         train = network.mean("train.loss")
+        train = None if train is None else in_unit(train)
         sees = "×".join(map(str, network.field[:-1] or network.field)) if network.field else ""
         best_in = found.chances.get(network.program)
         cells = [
             *([page.cell(network.series)] if has_series else []),
             *([page.cell(found.budget(network))] if has_budgets else []),
             page.cell(network.depth),
-            page.cell(network.label, extra=_marks(found, network)),
+            page.cell(network.label if found.is_about_depth else network.variant, extra=_marks(found, network)),
             page.cell(in_words(network.setting)),
             page.cell(
                 f"{len(network.trials)}{f' (+{network.lost} lost)' if network.lost else ''}", len(network.trials)
@@ -295,7 +324,7 @@ def _networks(found: Answers) -> str:
             page.cell(_value(found, interval.value), interval.value),
             page.cell(_range(found, interval), interval.low),
             page.cell(
-                gap(found, told).replace(" points", "").removeprefix("loss ") if told else "",
+                re.sub("^loss | points| bits", "", gap(found, told)) if told else "",
                 told.difference.value if told else 0,
             ),
             page.cell(p_value(told.p).removeprefix("p = ").removeprefix("p ") if told else "", told.p if told else 2),
@@ -311,7 +340,8 @@ def _networks(found: Answers) -> str:
         rows.append(page.row(cells, kind))
     examples = max(each.examples for each in judged.values())
     note = "From the best: the difference in points, with its 95 % interval" if found.measure == "accuracy" else ""
-    note = note or "From the best: the difference of losses, with its 95 % interval"
+    unit = "in bits per " + found.sweep.token if found.sweep.token else "of losses"
+    note = note or f"From the best: the difference {unit}, with its 95 % interval"
     note += ", paired over examples and seeds. p: of that being chance, corrected for all comparisons (Holm). "
     note += "Best in: the share of resamples in which it is the best. Feature sees: positions of the input, before "
     note += "anything is pooled over all of it."
@@ -324,19 +354,20 @@ def _networks(found: Answers) -> str:
 
 def _marks(found: Answers, network: Network) -> str:
     marks = ["best"] if network is found.best else []
-    is_told = found.series[0].finding != "too thin"
+    is_told = found.is_about_depth and found.series[0].finding != "too thin"
     marks += ["smallest as good"] if network is found.smallest and network is not found.best and is_told else []
-    marks += ["front"] if network in found.front else []
+    marks += ["front"] if network in found.front and len(found.front) > 1 else []
     return "".join(f" <span class=mark>{mark}</span>" for mark in marks)
 
 
 def _value(found: Answers, value: float) -> str:
-    return f"{100 * value:.2f} %" if found.measure == "accuracy" else f"{value:.4g}"
+    return f"{100 * value:.2f} %" if found.measure == "accuracy" else f"{found.sweep.in_unit(value):.4g}"
 
 
 def _range(found: Answers, interval: Interval) -> str:
-    scale, form = (100, ".1f") if found.measure == "accuracy" else (1, ".3g")
-    return f"{scale * interval.low:{form}} to {scale * interval.high:{form}}"
+    if found.measure == "accuracy":
+        return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+    return f"{found.sweep.in_unit(interval.low):.3g} to {found.sweep.in_unit(interval.high):.3g}"
 
 
 def _trials(found: Answers) -> str:
@@ -351,9 +382,11 @@ def _trials(found: Answers) -> str:
     depths = {i: program.get("depth") for i, program in enumerate(sweep.programs)}
     titles = ["trial", *(["stage"] if has_stages else []), *(["#depth"] if sweep.programs else [])]
     titles += [f"{'#' if _is_number(rows, path) else ''}{short(path, paths)}" for path in differ]
-    titles += ["#validation accuracy", "#test accuracy", "#validation loss", "#test loss", "#best step", "ended"]
+    titles += ["#validation accuracy", "#test accuracy", f"#validation {sweep.loss}", f"#test {sweep.loss}"]
+    titles += ["#best step", "ended"]
     known = depths if sweep.programs else None
-    table = page.table("trials", titles, [_trial(row, differ, has_stages, known, best, paths) for row in rows])
+    told = [_trial(sweep, row, differ, has_stages, known, best, paths) for row in rows]
+    table = page.table("trials", titles, told)
     values = {row["trial"]: [row["values"].get(path) for path in paths] for row in rows}
     embedded = json.dumps(encode({"base": sweep.base, "paths": paths, "values": values}), separators=(",", ":"))
     embedded = embedded.replace("<", "\\u003c")
@@ -377,6 +410,7 @@ def _merit(sweep: SweepFolder, row: dict[str, Any]) -> tuple[bool, float, float]
 
 
 def _trial(
+    sweep: SweepFolder,
     row: dict[str, Any],
     differ: Sequence[str],
     has_stages: bool,
@@ -392,6 +426,7 @@ def _trial(
     for name in ("accuracy", "loss"):
         for figures in (validation, test):
             told = figures.get(name)
+            told = sweep.in_unit(told) if name == "loss" and told is not None else told
             text = "" if told is None else f"{100 * told:.2f} %" if name == "accuracy" else f"{told:.4g}"
             cells.append(page.cell(text, told))
     cells += [page.cell(row["best_step"] if row["best_step"] is not None else ""), page.cell(row["status"])]

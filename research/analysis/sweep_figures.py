@@ -1,5 +1,7 @@
 """Pictures of a sweep: accuracy and losses by depth, accuracy against cost, what mattered, and how trials learned.
 
+Where no depths are compared, they are of the variants that are.
+
     draw_depth("runs/depth_sweep").savefig("depth.png")
 
 Each takes a sweep's folder, or what `answers` found in it. A series has one colour in all of them; where lines are
@@ -7,15 +9,16 @@ depths, the deeper the warmer.
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from research.analysis.answers import Answers, Series, answers, importances, scaling
-from research.analysis.networks import Network
-from research.analysis.sweeps import is_seed, metrics_of, read_sweep, short, si, swept_paths, trials_of
+from research.analysis.answers import Answers, Series, answers, importances, moves, scaling
+from research.analysis.networks import SWEPT, Network
+from research.analysis.sweeps import is_seed, metrics_of, plain, read_sweep, short, si, swept_paths, trials_of
 from research.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ def draw_depth(folder: Found) -> "Figure":
     Shaded where a feature sees less than the whole input. Raises UserError where no network has come to a figure.
     """
     found = _answers(folder)
-    figure, axes = _figure(f"Test {found.measure} by depth", "depth", f"test {found.measure}")
+    figure, axes = _figure(f"Test {found.sweep.judged_by} by depth", "depth", f"test {found.sweep.judged_by}")
     shares = _Shares(axes, found)
     handles = []
     for i, series in enumerate(found.series):
@@ -70,20 +73,143 @@ def draw_depth(folder: Found) -> "Figure":
     return figure
 
 
+def draw_variants(folder: Found) -> "Figure":
+    """The test figure of each network with its 95 % interval, the best by it on top, and a dot a seed.
+
+    The band is the interval of what has nothing of what the others differ in, where there is such a one.
+    """
+    found = _answers(folder)
+    sign, intervals = found.sweep.sign, found.intervals[found.measure]
+    networks = sorted(found.compared.keys() | {found.best.program}, key=lambda p: sign * intervals[p].value)
+    members = {network.program: network for network in found.networks}
+    figure, axes = _figure(f"Test {found.sweep.judged_by} by variant", f"test {found.sweep.judged_by}", "")
+    figure.set_figheight(max(SIZE[1], 1.1 + 0.3 * len(networks)))
+    unit = found.sweep.in_unit if found.measure == "loss" else lambda share: 100 * share
+    for place, program in enumerate(networks):
+        value, low, high = (unit(each) for each in intervals[program])
+        seeds = unit(members[program].figures[f"test.{found.measure}"])
+        colour = COLOURS[0] if program == found.best.program else QUIET
+        axes.scatter(seeds, [place] * len(seeds), s=7, color=colour, alpha=0.45, linewidths=0)
+        ends = [[value - low], [high - value]]
+        axes.errorbar([value], [place], xerr=ends, fmt="o", color=colour, markersize=5.5, capsize=2.5, elinewidth=1.3)
+    if found.none is not None:
+        _, low, high = (unit(each) for each in intervals[found.none.program])
+        axes.axvspan(low, high, color=QUIET, alpha=0.15, linewidth=0, zorder=0)
+    axes.set_yticks(range(len(networks)), [_cut(members[program].variant, 30) for program in networks])
+    axes.set_ylim(-0.6, len(networks) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    if found.measure == "accuracy":
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.4g} %")
+    return figure
+
+
+def draw_strengths(folder: Found) -> "Figure | None":
+    """The validation figure by the values of what is swept in some networks alone: a panel a field, a dot a trial.
+
+    The dashed line is what has nothing of it. None where each network has but one value of what tells it from others.
+    """
+    found = _answers(folder)
+    swept = [(path, n) for n in found.networks for path, value in n.values.items() if value == SWEPT][:PANELS]
+    if not swept:
+        return None
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(swept))
+    lines = -(-len(swept) // columns)
+    figure = Figure(figsize=(SIZE[0], 0.6 + 1.55 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    figure.suptitle(_title(found, "by strength"), x=0.02, ha="left", fontsize=10.5, fontweight="bold")
+    for axes in panels[len(swept) :]:
+        axes.set_visible(False)
+    for axes, (path, network) in zip(panels, swept, strict=False):
+        shares = _Shares(axes, found)
+        tried = _by_value(found, network, path)
+        for place, (_, values) in enumerate(tried):
+            shares.scatter([place] * len(values), values, s=9, color=TRIAL, linewidths=0)
+        good = [(place, float(np.mean(values))) for place, (_, values) in enumerate(tried) if values]
+        axes.plot(*_at(shares, good), "o-", color=BEST, markersize=4, linewidth=1.4)
+        if found.none is not None:
+            level = float(found.none.mean(f"validation.{found.measure}"))
+            axes.axhline(shares.at(level), color=QUIET, linewidth=1.2, linestyle="--")
+        axes.set_xticks(range(len(tried)), [_numbers(name) for name, _ in tried])
+        axes.set_xlim(-0.4, len(tried) - 0.6)
+        axes.set_xlabel(short(path, [each for each, _ in swept]), fontsize=9)
+        _plainly(axes)
+        axes.tick_params(labelsize=8)
+        shares.finish()
+    return figure
+
+
+def _by_value(found: Answers, network: Network, path: str) -> list[tuple[str, list[float]]]:
+    """The values of a field that trials of the search of a network had, and the validation figures of each."""
+    tried: dict[str, list[float]] = {}
+    for row in found.sweep.rows:
+        if row["stage"] == "search" and row["program"] == network.program and path in row["values"]:
+            figures = tried.setdefault(plain(row["values"][path]), [])
+            figures += [row["validation"][found.measure]] if row.get("validation") else []
+    return list(tried.items())
+
+
+def _numbers(text: str) -> str:
+    """A value for a tick: of a part only its numbers, one a line."""
+    told = re.findall(r"(\w+) ([-\d.e+]+)", text)
+    return "\n".join(f"{name} {number}" for name, number in told) if told else text
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def draw_moves(folder: Found) -> "Figure | None":
+    """The best depth by how much data or training there is, with the depths that are not told from it.
+
+    None where series differ in no such number.
+    """
+    found = _answers(folder)
+    told = moves(found)
+    if told is None:
+        return None
+    path, lines = told
+    name = short(path, [path])
+    figure, axes = _figure(f"Best depth by {name}", name, "depth")
+    for i, line in enumerate(lines):
+        aside = 1.05 ** (i - (len(lines) - 1) / 2)
+        numbers = np.array([number for number, _ in line.points])
+        best = np.array([series.best.depth for _, series in line.points])
+        ends = [(b - s.open[0].depth, s.open[-1].depth - b) for b, (_, s) in zip(best, line.points, strict=True)]
+        label = line.name or "best by validation"
+        axes.errorbar(numbers * aside, best, np.array(ends).T, **_style(i), label=label)
+    values = sorted({number for line in lines for number, _ in line.points})
+    if values[0] > 0 and values[-1] >= 4 * values[0]:
+        axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:,.6g}" for value in values])
+    axes.set_xticks([], minor=True)
+    depths = sorted({network.depth for series in found.series for network in series.by_depth})
+    if depths[-1] >= 4 * depths[0]:
+        axes.set_yscale("log")
+    axes.set_yticks(depths, [str(depth) for depth in depths])
+    axes.set_yticks([], minor=True)
+    axes.margins(0.12)
+    _legend(figure, axes)
+    return figure
+
+
 def draw_losses(folder: Found) -> "Figure":
     """Training and test loss by depth: both rising is degradation, training falling and test rising overfitting."""
     found = _answers(folder)
-    figure, axes = _figure("Training and test loss by depth", "depth", "loss")
+    figure, axes = _figure(f"Training and test {_short_loss(found)} by depth", "depth", found.sweep.loss)
+    in_unit = found.sweep.in_unit
     has_training, drawn = False, []
     for i, series in enumerate(found.series):
         depths = [network.depth for network in series.by_depth]
         tested = [found.intervals["loss"][network.program] for network in series.by_depth]
-        ends = np.array([[each.value - each.low, each.high - each.value] for each in tested]).T
-        values = np.array([each.value for each in tested])
+        ends = in_unit(np.array([[each.value - each.low, each.high - each.value] for each in tested]).T)
+        values = in_unit(np.array([each.value for each in tested]))
         axes.errorbar(depths, values, _above_nothing(ends, values), **_style(i), label=series.name or "test")
         drawn.append(values)
         training = [(network.depth, network.mean("train.loss")) for network in series.by_depth]
-        training = [point for point in training if point[1] is not None]
+        training = [(depth, in_unit(loss)) for depth, loss in training if loss is not None]
         if training:
             has_training = True
             drawn.append(np.array(training)[:, 1])
@@ -103,7 +229,8 @@ def draw_cost(folder: Found) -> "Figure":
     """The test figure against multiply-adds (or parameters, where those are equal), with the front no other beats."""
     found = _answers(folder)
     words = {"multiply_adds": "multiply-adds of an example", "parameters": "parameters"}
-    figure, axes = _figure(f"Test {found.measure} against cost", words[found.cost], f"test {found.measure}")
+    judged_by = found.sweep.judged_by
+    figure, axes = _figure(f"Test {judged_by} against cost", words[found.cost], f"test {judged_by}")
     shares = _Shares(axes, found)
     front = [(getattr(network, found.cost), found.interval(network).value) for network in found.front]
     if len(front) > 1:
@@ -133,7 +260,7 @@ def draw_importance(folder: Found, importance: dict[str, float] | None = None) -
     told = list((importances(found.sweep) if importance is None else importance).items())[:8][::-1]
     if not told:
         return None
-    figure, axes = _figure("What mattered", f"share of the variance of validation {found.measure}, %", "")
+    figure, axes = _figure("What mattered", f"share of the variance of validation {found.sweep.judged_by}, %", "")
     names = [short(path, [name for name, _ in told]) for path, _ in told]
     shares = [100 * share for _, share in told]
     colours = [QUIET if is_seed(path) else COLOURS[0] for path, _ in told]
@@ -150,21 +277,24 @@ def draw_importance(folder: Found, importance: dict[str, float] | None = None) -
 
 
 def draw_values(folder: Found, path: str, series: Series | None = None) -> "Figure":
-    """The validation figure by the values of a swept number, a line a network; seeds are averaged."""
+    """The validation figure by the values of a swept number, a line a network; seeds are averaged.
+
+    Of a series by depth; of all networks where no depths are compared.
+    """
     found = _answers(folder)
-    series = series or found.series[0]
-    title = f"{found.measure.capitalize()} by {short(path, [path])}"
-    figure, axes = _figure(title, path, f"validation {found.measure}", series)
+    series = _leading(found, series)
+    title = _title(found, f"by {short(path, [path])}")
+    figure, axes = _figure(title, path, f"validation {found.sweep.judged_by}", series)
     shares, rows = _Shares(axes, found), {}
     for row in found.sweep.rows:
         if row["stage"] == "search" and path in row["values"]:
             rows.setdefault(row["program"], {}).setdefault(row["values"][path], []).append(row["validation"])
-    for network, colour in _by_depth(series):
+    for network, colour, name in _lines(found, series):
         tried = sorted(rows.get(network.program, {}).items())
         good = [(value, [each[found.measure] for each in told if each]) for value, told in tried]
         points = [(value, float(np.mean(told))) for value, told in good if told]
         if points:
-            axes.plot(*_at(shares, points), "o-", color=colour, markersize=3.5, linewidth=1.3, label=f"{network.depth}")
+            axes.plot(*_at(shares, points), "o-", color=colour, markersize=3.5, linewidth=1.3, label=name)
         lost = [value for value, told in good if not told]
         axes.plot(lost, [0.03] * len(lost), "x", color=colour, markersize=5, transform=axes.get_xaxis_transform())
     values = [value for each in rows.values() for value in each]
@@ -172,24 +302,26 @@ def draw_values(folder: Found, path: str, series: Series | None = None) -> "Figu
         axes.set_xscale("log")
         _log_ticks(axes, "{:g}".format)
     shares.finish()
-    _legend(figure, axes, "depth")
+    _legend(figure, axes, "depth " if series else "")
     return figure
 
 
 def draw_curves(folder: Found, series: Series | None = None) -> "Figure | None":
     """The validation figure by step of the trials that networks are judged by: the mean of seeds, and their range.
 
-    None where no metrics are kept.
+    Of a series by depth; of all networks where no depths are compared. None where no metrics are kept.
     """
     found = _answers(folder)
-    series = series or found.series[0]
-    trials = [trial for network in series.by_depth for trial in network.trials]
+    series = _leading(found, series)
+    lines = _lines(found, series)
+    trials = [trial for network, _, _ in lines for trial in network.trials]
     points = metrics_of(found.sweep, trials, "validation", found.measure)
     if not any(len(each) > 1 for each in points.values()):
         return None
-    figure, axes = _figure(f"Validation {found.measure} by step", "step", f"validation {found.measure}", series)
+    judged_by = found.sweep.judged_by
+    figure, axes = _figure(f"Validation {judged_by} by step", "step", f"validation {judged_by}", series)
     shares = _Shares(axes, found)
-    for network, colour in _by_depth(series):
+    for network, colour, name in lines:
         steps: dict[int, list[float]] = {}
         for trial in network.trials:
             for step, value in points.get(trial, ()):
@@ -197,13 +329,11 @@ def draw_curves(folder: Found, series: Series | None = None) -> "Figure | None":
         if not steps:
             continue
         values = [np.array(steps[step]) for step in sorted(steps)]
-        axes.plot(
-            sorted(steps), [shares.at(v.mean()) for v in values], color=colour, linewidth=1.4, label=f"{network.depth}"
-        )
+        axes.plot(sorted(steps), [shares.at(v.mean()) for v in values], color=colour, linewidth=1.4, label=name)
         ends = [shares.at(v.min()) for v in values], [shares.at(v.max()) for v in values]
         axes.fill_between(sorted(steps), *ends, color=colour, alpha=0.18, linewidth=0)
     shares.finish()
-    _legend(figure, axes, "depth")
+    _legend(figure, axes, "depth " if series else "")
     return figure
 
 
@@ -215,18 +345,19 @@ def draw_scaling(folder: Found, series: Series | None = None) -> "Figure | None"
     if curve.problem:
         return None
     words = size.replace("_", " ").replace("flops", "FLOPs")
-    figure, axes = _figure(f"Test loss by {words}", words, "test loss", series)
+    in_unit = found.sweep.in_unit
+    figure, axes = _figure(f"Test {found.sweep.loss} by {words}", words, f"test {found.sweep.loss}", series)
     networks = [network for network in series.networks if getattr(network, size)]
     sizes = np.array([getattr(network, size) for network in networks])
     intervals = [found.intervals["loss"][network.program] for network in networks]
-    values = np.array([each.value for each in intervals])
-    ends = np.array([[each.value - each.low, each.high - each.value] for each in intervals]).T
+    values = in_unit(np.array([each.value for each in intervals]))
+    ends = in_unit(np.array([[each.value - each.low, each.high - each.value] for each in intervals]).T)
     index = found.series.index(series)
     axes.errorbar(
         sizes, values, _above_nothing(ends, values), **_style(index, bare=True), linestyle="none", label="a network"
     )
     along = np.geomspace(sizes.min(), sizes.max(), 60)
-    line, low, high = curve.at(along)
+    line, low, high = (in_unit(each) for each in curve.at(along))
     axes.plot(along, line, color=QUIET, linewidth=1.4, label="power law with a floor")
     axes.fill_between(along, low, high, color=QUIET, alpha=0.2, linewidth=0)
     axes.set(xscale="log", yscale="log", ylim=(values.min() / 1.8, values.max() * 1.8))
@@ -307,11 +438,26 @@ def _figure(title: str, x: str, y: str, series: Series | None = None) -> tuple["
     axes.set_title(named, loc="left", fontsize=10.5, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    _plainly(axes)
+    return figure, axes
+
+
+def _plainly(axes: "Axes") -> None:
+    """Quiet lines, and no more than are needed."""
     axes.grid(color=QUIET, alpha=0.22, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
-    return figure, axes
+
+
+def _title(found: Answers, rest: str) -> str:
+    """Accuracy by learning_rate."""
+    judged_by = found.sweep.judged_by
+    return f"{judged_by[0].upper()}{judged_by[1:]} {rest}"
+
+
+def _short_loss(found: Answers) -> str:
+    return "bits" if found.sweep.token else "loss"
 
 
 def is_stretched(found: Answers) -> bool:
@@ -329,6 +475,7 @@ class _Shares:
 
     def __init__(self, axes: "Axes", found: Answers):
         self.axes, self.is_loss, self.is_wide = axes, found.measure == "loss", is_stretched(found)
+        self._in_unit = found.sweep.in_unit
         examples = max((judged.examples for judged in found.judged[found.measure].values()), default=1)
         self.least = 1 / examples if examples > 1 else 1e-3
         """The smallest error there is but none, which stands at half of it."""
@@ -336,6 +483,7 @@ class _Shares:
 
     def at(self, value: float) -> float:
         """Where a value stands on the axis."""
+        value = self._in_unit(value) if self.is_loss else value
         self._seen.append(float(value))
         if self.is_loss:
             return float(value)
@@ -394,13 +542,20 @@ def _style(index: int, bare: bool = False) -> dict[str, Any]:
     return about if bare else about | {"capsize": 2.5, "elinewidth": 1.1}
 
 
-def _by_depth(series: Series) -> list[tuple[Network, Any]]:
-    """The networks of a series by depth, each with its colour."""
+def _leading(found: Answers, series: Series | None) -> Series | None:
+    """The series that is drawn if none is told: the first; none where no depths are compared."""
+    return series or (found.series[0] if found.is_about_depth else None)
+
+
+def _lines(found: Answers, series: Series | None) -> list[tuple[Network, Any, str]]:
+    """Networks with their colours and names: those of a series by depth, or all of them."""
+    if series is None:
+        return [(network, _colour(i), _cut(network.variant, 34)) for i, network in enumerate(found.networks)]
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
     colours = LinearSegmentedColormap.from_list("depths", DEPTHS)
     last = max(1, len(series.by_depth) - 1)
-    return [(network, to_hex(colours(i / last))) for i, network in enumerate(series.by_depth)]
+    return [(network, to_hex(colours(i / last)), f"{network.depth}") for i, network in enumerate(series.by_depth)]
 
 
 def _ring(axes: "Axes", x: float, y: float, index: int) -> None:
@@ -439,7 +594,7 @@ def _log_if_wide(axes: "Axes", losses: np.ndarray) -> None:
         axes.set_yscale("log")
         axes.set_ylim(losses.min() / 1.8, losses.max() * 1.8)
         _plain_log(axes)
-    else:
+    elif not len(losses) or losses.max() > 1.5 * losses.min():  # else nothing could be told apart
         axes.set_ylim(bottom=0)
 
 
@@ -457,10 +612,10 @@ def _plain_log(axes: "Axes") -> None:
 def _legend(figure: "Figure", axes: "Axes", title: str = "") -> None:
     """Below the axes, where nothing is in its way."""
     handles, labels = axes.get_legend_handles_labels()
-    if len(handles) < 2 and not title:
+    if not handles or (len(handles) < 2 and not title):
         return
     if title:
-        labels = [f"{title} {labels[0]}", *labels[1:]]
+        labels = [f"{title}{labels[0]}", *labels[1:]]
     length = max(map(len, labels))
     columns = max(1, min(len(labels), 75 // (length + 5)))
     tight = {"handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 1.2}

@@ -7,6 +7,7 @@ A sweep first searches: trials over its whole space, of which each program's bes
 it judges: these values are trained again on seeds that had no say in the choice. `stage` tells the two apart.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("trial", "stage", "program", "of", "status", "steps", "best_step", "seconds")
 SPLITS = ("validation", "test", "train")
+BITS = "bits_per_"
+"""With what the name of the figure begins that only language models have."""
 
 
 class SweepFolder(NamedTuple):
@@ -43,6 +46,8 @@ class SweepFolder(NamedTuple):
     """Trials that the search is to have."""
     reason: str
     """How it ended; "" if it is under way or was killed."""
+    token: str = ""
+    """Of language models what a token is, "byte": their losses are then told in bits for each."""
 
     @property
     def measure(self) -> str:
@@ -53,6 +58,20 @@ class SweepFolder(NamedTuple):
     def sign(self) -> int:
         """1 where more is better, -1 where less is."""
         return -1 if self.measure == "loss" else 1
+
+    @property
+    def loss(self) -> str:
+        """What losses are called: "loss", or "bits per byte"."""
+        return f"bits per {self.token}" if self.token else "loss"
+
+    @property
+    def judged_by(self) -> str:
+        """What networks are judged by, as it is called."""
+        return self.loss if self.measure == "loss" else self.measure
+
+    def in_unit(self, loss: Any) -> Any:
+        """A loss, or an array of some, in the unit that it is told in."""
+        return loss / math.log(2) if self.token else loss
 
 
 def find_sweep(folder: Path | str) -> Path:
@@ -73,16 +92,18 @@ def read_sweep(folder: Path | str) -> SweepFolder:
     summary = read_json(path / "summary.json") if (path / "summary.json").exists() else {}
     plan, sweep = told.get("plan") or {}, told.get("sweep") or {}
     programs = plan.get("programs") or []
+    rows = _rows(path, programs)
     return SweepFolder(
         path=path,
         name=str(summary.get("name") or plan.get("name") or path.absolute().parent.name),
         select=plan.get("select") or summary.get("select") or "validation/accuracy",
-        rows=_rows(path, programs),
+        rows=rows,
         programs=programs,
         base=plan.get("base") or sweep.get("base"),
         shape=tuple(told["data"]["shape"]) if told.get("data") else None,
         planned=sum(len(program["trials"]) for program in programs) or summary.get("trials"),
         reason=summary.get("reason", ""),
+        token=next((name.removeprefix(BITS) for row in rows for name in row.get("test") or () if BITS in name), ""),
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from research.config import config, structure
 from research.data import cache
-from research.data.base import Dataset, Loaded, Split, assemble, check_labels, complete
+from research.data.base import Dataset, Loaded, Split, assemble, check_labels, complete, hold_out
 from research.errors import UserError
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -49,6 +49,7 @@ class _Idx(Dataset, abc.ABC):
     )
     download: bool = structure(True, "fetch files that are not there, checksums verified")
     validation: int = structure(5000, "how many training examples to hold out to choose by", within="[1, inf)")
+    examples: int | None = structure(None, "how many of the others to train on; all if None", within="[1, inf)")
 
     @abc.abstractmethod
     def published(self) -> Published:
@@ -63,6 +64,9 @@ class _Idx(Dataset, abc.ABC):
             paths = [_find(folder, file) for file in FILES]
         train, test = _read_pair(*paths[:2], len(source.names)), _read_pair(*paths[2:], len(source.names))
         splits = complete({"train": train, "test": test}, validation=self.validation)
+        if self.examples is not None and self.examples < len(splits["train"]):
+            rows = hold_out(splits["train"].labels, examples=self.examples)["examples"]
+            splits["train"] = splits["train"].take(rows)
         return assemble(name, splits, source.names, kind="image", scale=1 / 255, background="dark", maximum=255.0)
 
 

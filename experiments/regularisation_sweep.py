@@ -1,0 +1,44 @@
+"""Which regularisation helps where labels are few? Each kind at some strengths, against none.
+
+    python launch.py --config experiments/regularisation_sweep.py
+
+Time: TIME. Result: RESULT.
+
+A perceptron is trained on 200 glyphs, which it can learn by heart, and judged on 5,000. What is absent is None, and
+absent from the program: it costs nothing, so that each kind is a program of its own, and its strengths are numbers that
+share it. Dropout is of hidden features; L1 and L2 are penalties in the loss; decay takes its part of the kernels at
+each step, past the optimizer's moments; smoothing takes a part of each label; augmentation turns and shifts the
+pictures.
+"""
+
+from research.data import Augmentation, Glyphs
+from research.models import MLP
+from research.sweeps import Sweep, chain, grid, product, repeat
+from research.training import AdamW, Cosine, Experiment, percent, steps
+
+
+def get_config() -> Sweep:
+    return Sweep(
+        base=Experiment(
+            data=Glyphs(size=8, examples=200, validation=1_000, test=5_000),
+            model=MLP(depth=2, width=128),
+            optimizer=AdamW(learning_rate=3e-3, weight_decay=None),
+            schedule=Cosine(warmup=percent(10)),
+            duration=steps(600),
+            batch_size=32,
+            evaluate_every=steps(600),
+            norms="none",
+        ),
+        space=product(
+            chain(
+                grid("model.dropout", None, 0.2, 0.4, 0.6),
+                grid("objective.l1", 3e-5, 1e-4, 3e-4, 1e-3),
+                grid("objective.l2", 3e-4, 1e-3, 3e-3, 1e-2),
+                grid("optimizer.weight_decay", 0.1, 0.3, 1.0, 3.0),
+                grid("objective.label_smoothing", 0.05, 0.1, 0.2, 0.4),
+                grid("augmentation", *(Augmentation(rotation=15 * s, shift=s) for s in (0.25, 0.5, 1.0, 2.0))),
+            ),
+            repeat("seed", 3),
+        ),
+        judge=5,
+    )

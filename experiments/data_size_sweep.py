@@ -17,7 +17,7 @@ from research.training import AdamW, Cosine, Experiment, percent, steps
 def get_config() -> Sweep:
     return Sweep(
         base=Experiment(
-            data=Glyphs(size=8, validation=1_000, test=5_000),
+            data=Glyphs(alphabet="alphanumeric", size=8, validation=1_000, test=5_000),
             model=MLP(width=64),
             optimizer=AdamW(weight_decay=1e-2),
             schedule=Cosine(warmup=percent(10)),
@@ -26,8 +26,8 @@ def get_config() -> Sweep:
             norms="none",
         ),
         space=product(
-            grid("data.examples", 100, 1_000, 10_000),
-            grid("duration", steps(100), steps(1_000)),
+            grid("data.examples", 300, 2_000, 15_000),
+            grid("duration", steps(200), steps(1_000)),
             grid("model.depth", 1, 2, 4, 8),
             grid("optimizer.learning_rate", 1e-3, 3e-3, 1e-2),
             repeat("seed", 2),

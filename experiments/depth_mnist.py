@@ -18,7 +18,7 @@ from research.models import MLP, ConvNet
 from research.sweeps import Sweep, chain, grid, matched, product, repeat
 from research.training import AdamW, Cosine, Experiment, percent, steps
 
-PARAMETERS = 5_000
+PARAMETERS = 10_500
 
 
 def get_config(variant: str = "") -> Sweep:
@@ -27,7 +27,9 @@ def get_config(variant: str = "") -> Sweep:
     deeper = grid("model.convolutions", 2, 4)
     spaces = {
         "": chain(product(plain, depths), product(residual, deeper)),
-        "matched": product(plain, depths, matched("model.features", parameters=PARAMETERS)),
+        "matched": product(
+            plain, grid("model.convolutions", 1, 2, 4), matched("model.features", parameters=PARAMETERS)
+        ),
         "mlp": chain(
             product(grid("model", MLP(width=64)), grid("model.depth", 1, 2, 4, 8, 16)),
             product(grid("model", MLP(width=64, residual=True)), grid("model.depth", 4, 8, 16)),

@@ -32,8 +32,8 @@ def get_config() -> Sweep:
         space=product(
             chain(
                 grid("model.dropout", None, 0.2, 0.4, 0.6),
-                grid("objective.l1", 3e-5, 1e-4, 3e-4, 1e-3),
-                grid("objective.l2", 3e-4, 1e-3, 3e-3, 1e-2),
+                grid("objective.l1", 1e-4, 3e-4, 1e-3, 3e-3),
+                grid("objective.l2", 3e-3, 1e-2, 3e-2, 1e-1),
                 grid("optimizer.weight_decay", 0.1, 0.3, 1.0, 3.0),
                 grid("objective.label_smoothing", 0.05, 0.1, 0.2, 0.4),
                 grid("augmentation", *(Augmentation(rotation=15 * s, shift=s) for s in (0.25, 0.5, 1.0, 2.0))),

@@ -10,6 +10,7 @@ compared with it on the test split, paired over examples, with intervals and p-v
 and Holm's correction for the number of comparisons.
 """
 
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ MARGIN = 0.01
 TOLERANCE = {"accuracy": 0.03, "loss": 0.1}
 """A network that cannot be told from the best may still be much worse, by chance in few seeds. What may be worse by
 more than this is not as good: of accuracies, and of losses as a share of the best."""
+ABSENT = "absent"
 LEAST_TRIALS = 8
 """For importances."""
 TREES = (8, 64, 4_000)
@@ -445,13 +447,14 @@ def importances(sweep: SweepFolder) -> dict[str, float]:
 
     Optuna's fANOVA over the trials of the search (Hutter et al., "An efficient approach for assessing hyperparameter
     importance", 2014). Of fields that go together, such as a width that is computed from a depth, the first is taken.
-    Empty where there are too few trials, or no field explains anything.
+    Empty where there are too few trials, where no field explains anything, and where two fields are never set together,
+    for then nothing is known of what they would do together, and all shares rest on that.
     """
     rows = [row for row in sweep.rows if row["stage"] == "search" and row.get("validation")]
     rows = [row for row in rows if np.isfinite(row["validation"][sweep.measure])]
     columns = _independent(rows)
     figures = [row["validation"][sweep.measure] for row in rows]
-    if len(rows) < LEAST_TRIALS or not columns or np.ptp(figures) == 0:
+    if len(rows) < LEAST_TRIALS or not columns or np.ptp(figures) == 0 or _exclude_each_other(columns):
         return {}
     if len(columns) == 1:
         return {next(iter(columns)): 1.0}
@@ -462,10 +465,16 @@ def _independent(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Path to a value for each trial, of the fields that differ and do not follow from one before them."""
     columns: dict[str, list[Any]] = {}
     for path in dict.fromkeys(path for row in rows for path in row["values"]):
-        values = [row["values"].get(path, "absent") for row in rows]
+        values = [row["values"].get(path, ABSENT) for row in rows]
         if len(set(map(repr, values))) > 1 and not any(_follows(values, others) for others in columns.values()):
             columns[path] = values
     return columns
+
+
+def _exclude_each_other(columns: dict[str, list[Any]]) -> bool:
+    """Whether no trial has both of some two fields."""
+    has = [np.array([value != ABSENT for value in values]) for values in columns.values()]
+    return any(not (one & other).any() for one, other in itertools.combinations(has, 2))
 
 
 def _follows(values: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -301,8 +301,8 @@ def _networks(found: Answers) -> str:
     titles = [
         *(["series"] if has_series else []), *(["budget"] if has_budgets else []),
         "#depth", "network", "best values", "#seeds", f"#test {found.sweep.judged_by}", "#95 %",
-        "#from the best", "#p", "#best in", f"#train {loss_name}", f"#test {loss_name}", "#feature sees", "#parameters", "#multiply-adds",
-        "#FLOP a trial",
+        "#from the best", "#p", "#best in", f"#train {loss_name}", f"#test {loss_name}", "#feature sees",
+        "#parameters", "#multiply-adds", "#FLOP a trial",
     ]  # fmt: skip
     rows = []
     for network in found.networks:

@@ -84,21 +84,21 @@ def draw_variants(folder: Found) -> "Figure":
     members = {network.program: network for network in found.networks}
     figure, axes = _figure(f"Test {found.sweep.judged_by} by variant", f"test {found.sweep.judged_by}", "")
     figure.set_figheight(max(SIZE[1], 1.1 + 0.3 * len(networks)))
-    unit = found.sweep.in_unit if found.measure == "loss" else lambda share: 100 * share
     for place, program in enumerate(networks):
-        value, low, high = (unit(each) for each in intervals[program])
-        seeds = unit(members[program].figures[f"test.{found.measure}"])
+        value, low, high = _plainly_told(found, intervals[program])
+        seeds = _plainly_told(found, members[program].figures[f"test.{found.measure}"])
         colour = COLOURS[0] if program == found.best.program else QUIET
         axes.scatter(seeds, [place] * len(seeds), s=7, color=colour, alpha=0.45, linewidths=0)
         ends = [[value - low], [high - value]]
         axes.errorbar([value], [place], xerr=ends, fmt="o", color=colour, markersize=5.5, capsize=2.5, elinewidth=1.3)
     if found.none is not None:
-        _, low, high = (unit(each) for each in intervals[found.none.program])
+        _, low, high = _plainly_told(found, intervals[found.none.program])
         axes.axvspan(low, high, color=QUIET, alpha=0.15, linewidth=0, zorder=0)
     axes.set_yticks(range(len(networks)), [_cut(members[program].variant, 30) for program in networks])
     axes.set_ylim(-0.6, len(networks) - 0.4)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=5)
     if found.measure == "accuracy":
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.4g} %")
     return figure
@@ -115,6 +115,7 @@ def draw_strengths(folder: Found) -> "Figure | None":
         return None
     from matplotlib.figure import Figure
 
+    none = _of_none(found)
     columns = min(2, len(swept))
     lines = -(-len(swept) // columns)
     figure = Figure(figsize=(SIZE[0], 0.6 + 1.55 * lines), layout="constrained")
@@ -123,22 +124,35 @@ def draw_strengths(folder: Found) -> "Figure | None":
     for axes in panels[len(swept) :]:
         axes.set_visible(False)
     for axes, (path, network) in zip(panels, swept, strict=False):
-        shares = _Shares(axes, found)
-        tried = _by_value(found, network, path)
+        tried = [(name, _plainly_told(found, values)) for name, values in _by_value(found, network, path)]
         for place, (_, values) in enumerate(tried):
-            shares.scatter([place] * len(values), values, s=9, color=TRIAL, linewidths=0)
-        good = [(place, float(np.mean(values))) for place, (_, values) in enumerate(tried) if values]
-        axes.plot(*_at(shares, good), "o-", color=BEST, markersize=4, linewidth=1.4)
-        if found.none is not None:
-            level = float(found.none.mean(f"validation.{found.measure}"))
-            axes.axhline(shares.at(level), color=QUIET, linewidth=1.2, linestyle="--")
+            axes.scatter([place] * len(values), values, s=9, color=TRIAL, linewidths=0)
+        good = [(place, values.mean()) for place, (_, values) in enumerate(tried) if len(values)]
+        axes.plot(*zip(*good, strict=True), "o-", color=BEST, markersize=4, linewidth=1.4)
+        if none is not None:
+            axes.axhline(none, color=QUIET, linewidth=1.2, linestyle="--")
         axes.set_xticks(range(len(tried)), [_numbers(name) for name, _ in tried])
         axes.set_xlim(-0.4, len(tried) - 0.6)
         axes.set_xlabel(short(path, [each for each, _ in swept]), fontsize=9)
         _plainly(axes)
         axes.tick_params(labelsize=8)
-        shares.finish()
+        if found.measure == "accuracy":
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g} %")
     return figure
+
+
+def _of_none(found: Answers) -> float | None:
+    """The validation figure, in the mean of the search's seeds, of what has nothing of what the others differ in."""
+    if found.none is None:
+        return None
+    rows = [row for row in found.sweep.rows if row["stage"] == "search" and row["program"] == found.none.program]
+    values = [row["validation"][found.measure] for row in rows if row.get("validation")]
+    return float(_plainly_told(found, values).mean()) if values else None
+
+
+def _plainly_told(found: Answers, values: Sequence[float]) -> np.ndarray:
+    """Accuracies in percent, losses in their unit."""
+    return found.sweep.in_unit(np.array(values)) if found.measure == "loss" else 100 * np.array(values)
 
 
 def _by_value(found: Answers, network: Network, path: str) -> list[tuple[str, list[float]]]:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,12 @@ from rich.text import Text
 
 from research.commandline.console import console
 from research.commandline.fields import as_typed
-from research.config import to_json
+from research.config import is_config, to_json
 from research.inspection import Inspection
 from research.inspection.roofline import Rates
 from research.inspection.tables import si, size_of
 from research.sweeps.expectation import Expectation
+from research.sweeps.labels import as_set, labels
 from research.sweeps.plan import Row, SweepPlan
 from research.sweeps.search import repeats, without_trials
 from research.sweeps.sweep import Sweep, Trial
@@ -210,10 +212,11 @@ def _seconds(seconds: float) -> str:
 class Progress:
     """One line while a sweep goes on, rewritten on a terminal; in a pipe a line for each batch of trials."""
 
-    def __init__(self, console: Console, trials: int, done: int):
+    def __init__(self, console: Console, trials: int, done: int, measure: str = "accuracy", token: str = ""):
         self._console, self._trials, self._done = console, trials, done
+        self._measure, self._token = measure, token
         self._begun, self._new = time.monotonic(), 0
-        self._where, self._at = "", (0, 1, None)
+        self._where, self._at = "", (0, 1)
         self._count = 0
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_interactive else None
 
@@ -238,22 +241,25 @@ class Progress:
         """Some trials of a program are begun."""
         told = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in values.items())
         self._where = f"program {number} of {programs}{f' ({told})' if told else ''}: {_count(count, 'trial')}"
-        self._count, self._at = count, (0, 1, None)
+        self._count, self._at = count, (0, 1)
         self._show(f"{self._where}, compiling ...")
 
-    def update(self, step: int, steps: int, best: float | None) -> None:
-        """They have come to a step, with a best accuracy."""
-        self._at = step, steps, best
-        self._show(f"{self._where}, step {step:,} of {steps:,}, best {_percent(best)}; {self._left()}")
+    def update(self, step: int, steps: int, best: Mapping[str, float]) -> None:
+        """They have come to a step, with best figures by name."""
+        self._at = step, steps
+        self._show(f"{self._where}, step {step:,} of {steps:,}, best {self._told(best)}; {self._left()}")
 
-    def end(self, rows: Sequence[Mapping[str, Any]], best: float | None) -> None:
+    def end(self, rows: Sequence[Mapping[str, Any]], best: Mapping[str, float] | None) -> None:
         """Some are done."""
         self._done += len(rows)
         self._new += len(rows)
         bad = sum(told["status"] == "not finite" for told in rows)
         diverged = f", {bad} not finite" if bad else ""
-        line = f"{self._where}, best {_percent(best)}{diverged}; {self._done:,} of {self._trials:,} trials done"
+        line = f"{self._where}, best {self._told(best)}{diverged}; {self._done:,} of {self._trials:,} trials done"
         self._console.print(line, soft_wrap=True)
+
+    def _told(self, best: Mapping[str, float] | None) -> str:
+        return show_figure((best or {}).get(self._measure), self._measure, self._token)
 
     def _left(self) -> str:
         share = self._new + self._count * self._at[0] / self._at[1]
@@ -265,8 +271,17 @@ class Progress:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
+KEPT = {"accuracy": "accuracies", "loss": "losses"}
+"""What the figures of the seeds that judge are called in a summary."""
+
+
+def show_figure(value: float | None, measure: str, token: str = "") -> str:
+    """An accuracy, or a loss; of a language model in bits for each token: 92.16 %, 0.2456, 2.13 bits."""
+    if value is None:
+        return "-"
+    if measure == "accuracy":
+        return f"{100 * value:.2f} %"
+    return f"{value / math.log(2):.3f} bits" if token else f"{value:.4f}"
 
 
 def show_start(console: Console, folder: Path, *, done: int, trials: int) -> None:
@@ -280,23 +295,26 @@ def show_start(console: Console, folder: Path, *, done: int, trials: int) -> Non
 def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """The best trial of each program and of all, its mean on fresh seeds where it was judged, and the verdict."""
     paths = list(dict.fromkeys(path for program in summary["programs"] for path in program["values"]))
+    in_columns = paths and all(len(program["values"]) == len(paths) for program in summary["programs"])
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for path in paths or ["program"]:
-        table.add_column(_short(path, paths) if paths else path)
+    for title in [_short(path, paths) for path in paths] if in_columns else ["program"]:
+        table.add_column(title, overflow="fold")
     is_judged = any(program["judged"]["accuracies"] for program in summary["programs"])
+    measure, token = summary["select"].rpartition("/")[2], summary.get("token", "")
     for title in ("trials", "validation", "fresh seeds" if is_judged else "test", "best with"):
         table.add_column(title, justify="left" if title == "best with" else "right", overflow="fold")
     for program in summary["programs"]:
-        best = program["best"]
-        names = [program["values"].get(path, "") for path in paths] or ["all of one"]
+        best, values = program["best"], program["values"]
+        told = ", ".join(f"{_short(path, paths)} {value}" for path, value in values.items()) or "all of one"
+        names = list(values.values()) if in_columns else [told]
         bad = program["not finite"] + program["failed"]
         count = f"{program['done']:,}" + (f" ({bad} bad)" if bad else "")
         if best is None:
             table.add_row(*names, count, "", "", "")
             continue
-        judged = program["judged"]["accuracies"]
-        tested = sum(judged) / len(judged) if judged else None if is_judged else best["test"]["accuracy"]
-        figures = _percent(best["validation"]["accuracy"]), _percent(tested)
+        judged = program["judged"][KEPT[measure]]
+        tested = sum(judged) / len(judged) if judged else None if is_judged else best["test"][measure]
+        figures = show_figure(best["validation"][measure], measure, token), show_figure(tested, measure, token)
         is_best = best["trial"] == summary["best"]["trial"]
         table.add_row(*names, count, *figures, _with(best["values"], paths), style="bold" if is_best else None)
     console.print()
@@ -319,13 +337,13 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
 def _front(summary: Mapping[str, Any]) -> Table:
     """The Pareto front; the test figure is the mean on the fresh seeds, where it was judged."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    metric = summary["select"].removeprefix("validation/")
+    metric, token = summary["select"].removeprefix("validation/"), summary.get("token", "")
     for title in (_unit(summary["cost"]), "validation", "test", "with"):
         table.add_column(title, justify="left" if title == "with" else "right", overflow="fold")
     for entry in summary["front"]:
-        value = f"{entry['value']:.4g}" if metric == "loss" else _percent(entry["value"])
-        judged = summary["programs"][entry["program"]]["judged"]["accuracies"]
-        test = _percent(sum(judged) / len(judged) if judged else None)
+        value = show_figure(entry["value"], metric, token)
+        judged = summary["programs"][entry["program"]]["judged"][KEPT[metric]]
+        test = show_figure(sum(judged) / len(judged) if judged else None, metric, token)
         table.add_row(si(entry["cost"]), value, test, _with(entry["values"], ()))
     return table
 
@@ -418,7 +436,16 @@ def _trial(trial) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else as_typed(value)
+    """A value as JSON has it; a part by its kind, and by the fields in which it is not as that has them."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if not is_config(value):
+        return as_typed(value)
+    try:
+        usual = type(value)()
+    except TypeError:  # it has fields that must be told
+        return as_typed(value)
+    return labels([value, usual], as_set)[0]
 
 
 def as_csv(plan: SweepPlan, *, rates: Rates | None = None) -> str:

@@ -114,14 +114,14 @@ def work_on(work: Work) -> Iterator[Step | Done | Failed]:
             yield Step(os.getpid(), pack.step, pack.plan.steps, None)
             while not pack.is_done:
                 pack.advance(min(pack.plan.steps, (pack.step // every + 1) * every), edge)
-                yield Step(os.getpid(), pack.step, pack.plan.steps, pack.best_accuracy())
+                yield Step(os.getpid(), pack.step, pack.plan.steps, pack.best_figures())
             outcome = pack.finish()
     except UserError as error:
         yield Failed(error.problems)
     except OutOfMemory:
         yield Failed(())
     else:
-        yield Done(outcome.rows, outcome.examples, metrics, pack.best_accuracy())
+        yield Done(outcome.rows, outcome.examples, metrics, pack.best_figures())
 
 
 def _pack(work: Work) -> fit.Pack:

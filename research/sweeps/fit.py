@@ -41,6 +41,7 @@ from research.training.step import Data
 
 LARGEST_BLOCK = 2048
 """Examples that are evaluated in one call."""
+BETTER = {"accuracy": max, "loss": min}
 TRAINING_EXAMPLES = 10_000
 """Of the training split, so many are looked at again in the end; of each task, where there are several."""
 
@@ -50,8 +51,8 @@ class Edge(NamedTuple):
 
     write: Callable[[dict[str, Any]], None]
     """Takes a row of metrics; `trial` is the trial's index."""
-    show: Callable[[int, int, float | None], None]
-    """Takes how far it is: steps, of how many, and the best accuracy so far."""
+    show: Callable[[int, int, dict[str, float]], None]
+    """Takes how far it is: steps, of how many, and the best figures so far."""
     interrupted: Callable[[], str | None]
     pause: Callable[["Pack"], None] = lambda pack: None
     """Is called after each evaluation, when the pack may be saved."""
@@ -184,7 +185,7 @@ class Pack:
                 is_evaluated = self.step % evaluate_every == 0 or self.step == self._layout.program.plan.until
                 if is_evaluated:
                     self._evaluate(edge)
-                    edge.show(self.step, self.plan.steps, self.best_accuracy())
+                    edge.show(self.step, self.plan.steps, self.best_figures())
                 self.seconds += time.perf_counter() - begun
                 if is_evaluated:
                     edge.pause(self)
@@ -284,9 +285,10 @@ class Pack:
             laid = jax.device_put(improved, self._layout.program.over_lanes())
             self._best = lanes.keep(laid, self._best, used)
 
-    def best_accuracy(self) -> float | None:
-        """The best accuracy at any trial's best evaluation."""
-        return max((lane.best["accuracy"] for lane in self._lanes if lane.best), default=None)
+    def best_figures(self) -> dict[str, float]:
+        """The best accuracy and the best loss at any trial's best evaluation; empty before the first."""
+        best = [lane.best for lane in self._lanes if lane.best]
+        return {name: choose(each[name] for each in best) for name, choose in BETTER.items()} if best else {}
 
     def finish(self) -> Outcome:
         """What came of the trials that are under way, by their best evaluations."""

@@ -318,7 +318,7 @@ def _close(session: Session, task: _Task, outcome: fit.Outcome) -> None:
     by_index = {trial.index: trial for trial in task.pack.trials}
     record(session, outcome.rows, by_index, outcome.examples)
     shutil.rmtree(task.folder, ignore_errors=True)
-    session.progress.end(outcome.rows, task.pack.best_accuracy())
+    session.progress.end(outcome.rows, task.pack.best_figures())
 
 
 class OutOfMemory(Exception):

@@ -66,7 +66,7 @@ def run(
                 expected = expect(plan, ledger.left(plan.trials), workdir)
                 display.show(console, plan, changes=changes, expected=expected)
                 display.show_start(console, found.path, done=done, trials=plan.expected)
-                progress = display.Progress(console, plan.expected, done)
+                progress = display.Progress(console, plan.expected, done, sweep.select.rpartition("/")[2], _token(plan))
                 with executors.opened(executor) as elsewhere, progress:
                     session = rounds.Session(plan, shelf, ledger, progress, interrupted, config_file, elsewhere)
                     judged, reason = _rounds(session)
@@ -173,7 +173,7 @@ def summarise(
     for number, program in enumerate(plan.rows):
         statuses = [done[t.fingerprint]["status"] for t in program.group.trials if t.fingerprint in done]
         again = [done[t.fingerprint] for t in judged.get(number, ()) if t.fingerprint in done]
-        accuracies = [told["test"]["accuracy"] for told in again if told["test"] is not None]
+        tested = [told["test"] for told in again if told["test"] is not None]
         programs.append(
             {
                 "values": dict(program.values),
@@ -181,7 +181,11 @@ def summarise(
                 "done": len(statuses),
                 **{status: statuses.count(status) for status in ("not finite", "failed", "left early")},
                 "best": best_of(program.group.trials),
-                "judged": {"seeds": len(again), "accuracies": accuracies},
+                "judged": {
+                    "seeds": len(again),
+                    "accuracies": [figures["accuracy"] for figures in tested],
+                    "losses": [figures["loss"] for figures in tested],
+                },
             }
         )
     return {
@@ -189,6 +193,7 @@ def summarise(
         "reason": reason,
         "folder": str(path),
         "select": plan.sweep.select,
+        "token": _token(plan),
         "trials": len(plan.trials),
         "done": sum(trial.fingerprint in done for trial in plan.trials),
         "best": best_of(plan.trials),
@@ -196,6 +201,11 @@ def summarise(
         "cost": plan.sweep.cost,
         "front": _front(plan, done),
     }
+
+
+def _token(plan: SweepPlan) -> str:
+    """What the losses of language models are told for each of; "" where they are none."""
+    return "token" if plan.sweep.base.objective.of_tokens else ""
 
 
 def _front(plan: SweepPlan, done: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from research.analysis import statistics
+from research.analysis.choices import Axis, Place, find_axis
 from research.analysis.networks import Network, networks_of
 from research.analysis.statistics import Difference, Enough, Interval, Resampled, Scaling
 from research.analysis.sweeps import SweepFolder, outcomes
@@ -123,6 +124,8 @@ class Answers(NamedTuple):
     """"multiply_adds" or "parameters": what the front weighs."""
     series: list[Series]
     """That of the best network first."""
+    axis: Axis | None = None
+    """Where the question is not how deep, but which of some choices at which value of a number."""
 
     @property
     def measure(self) -> str:
@@ -174,6 +177,7 @@ def answers(sweep: SweepFolder) -> Answers:
         front=pareto(rivals, cost, lambda n: sweep.sign * intervals[sweep.measure][n.program].value),
         cost=cost,
         series=sorted(series, key=lambda each: best not in each.networks),
+        axis=_axis(sweep, rivals, own) if all(each.finding == "one depth" for each in series) else None,
     )
 
 
@@ -232,6 +236,25 @@ def pareto(networks: Sequence[Network], cost: str, merit: Callable[[Network], fl
         if not front or merit(network) > merit(front[-1]):
             front.append(network)
     return front
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Choices along a number
+
+
+def _axis(sweep: SweepFolder, networks: Sequence[Network], judged: Judged) -> Axis | None:
+    """The axis, and what is best at each place of it."""
+    axis = find_axis(networks)
+    if axis is None:
+        return None
+    places = []
+    for at in sorted({at for choice in axis.choices for at in choice.networks}):
+        here = [choice.networks[at] for choice in axis.choices if at in choice.networks]
+        best = _best(sweep, here)
+        compared = _compare(sweep, judged, best, here)
+        enough = min(_as_good(here, compared), key=lambda n: (n.training_flops or n.multiply_adds, n is not best))
+        places.append(Place(at, best, compared, enough))
+    return axis._replace(places=places)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

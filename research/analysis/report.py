@@ -19,7 +19,7 @@ from research.analysis.answers import TOLERANCE, Answers, answers, importances, 
 from research.analysis.networks import Network, in_words
 from research.analysis.statistics import RESAMPLES, Interval, Scaling
 from research.analysis.sweeps import SweepFolder, is_seed, plain, read_sweep, short, si
-from research.analysis.words import about, caveats, gap, p_value, sentence
+from research.analysis.words import about, at_place, caveats, gap, p_value, sentence
 from research.jsonl import encode
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def report(sweep: Path | str | Answers) -> str:
         f"<header><h1>{_text(sweep.name)}</h1><p class=quiet>{_text(_state(sweep))}</p></header>",
         _verdict(found),
         _figures(found),
+        _costs(found),
         _networks(found),
         _trials(found),
         _method(found),
@@ -75,21 +76,31 @@ def _count(number: int, what: str) -> str:
 
 def _verdict(found: Answers) -> str:
     """The sentence, its first part large, what is to be said against it, and the sentences on other series."""
-    first, _, rest = sentence(found).partition("; ")
-    if found.series and found.series[0].finding == "told":
+    first, _, rest = sentence(found).partition("; " if found.axis is None else ". ")
+    if found.axis is not None:
+        told = f"<p class=answer>{_text(first)}.</p><p>{_text(rest)}</p>"
+    elif found.series and found.series[0].finding == "told":
         first, _, figures = first.partition(", at ")
         told = f"<p class=answer>{_text(first)}.</p><p>At {_text(figures)}; {_text(rest)}</p>"
     else:
         first, _, rest = sentence(found).partition(": ")
         told = f"<p class=answer>{_text(first)}{'.' if rest else ''}</p><p>{_text(rest[:1].upper() + rest[1:])}</p>"
     weak = "".join(f"<li>{_text(each)}</li>" for each in caveats(found))
-    others = "".join(f"<li>{_text(about(found, series))}</li>" for series in found.series[1:])
-    if others and found.smallest is not None:
+    others = "".join(f"<li>{_text(each)}</li>" for each in _others(found))
+    if found.axis is None and others and found.smallest is not None:
         others = f"<li>{_text(_smallest(found))}</li>{others}"
     return (
         f"<section class=verdict>{told}"
         f"{f'<ul class=weak>{weak}</ul>' if weak else ''}{f'<ul>{others}</ul>' if others else ''}</section>"
     )
+
+
+def _others(found: Answers) -> Iterator[str]:
+    """Sentences on what the first one leaves out: the places of an axis, or other series."""
+    if found.axis is not None:
+        yield from (at_place(found, place) for place in found.axis.places)
+    else:
+        yield from (about(found, series) for series in found.series[1:])
 
 
 def _smallest(found: Answers) -> str:
@@ -140,15 +151,18 @@ def _each_figure(found: Answers) -> Iterator[str]:
             else f"<figure>{svg(figure, next(drawn))}<figcaption>{_text(caption)}</figcaption></figure>"
         )
 
-    many = found.series[:SERIES_DRAWN]
+    many = found.series[:SERIES_DRAWN] if found.axis is None else []
+    if found.axis is not None:
+        yield show(sweep_figures.draw_choices(found), _caption_of_choices(found))
     if any(len(series.by_depth) > 1 for series in found.series):
         yield show(sweep_figures.draw_depth(found), _caption_of_depth(found))
         yield show(sweep_figures.draw_losses(found), _caption_of_losses(found))
-    yield show(
-        sweep_figures.draw_cost(found),
-        f"Each network by what it costs; the number is its depth. None off the grey front has a better test {measure} "
-        f"for less: {', '.join(_full(network) for network in found.front[:6])}.",
-    )
+    if found.axis is None:
+        yield show(
+            sweep_figures.draw_cost(found),
+            "Each network by what it costs; the number is its depth. None off the grey front has a better test "
+            f"{measure} for less: {', '.join(_full(network) for network in found.front[:6])}.",
+        )
     for series in many:
         _, curve = scaling(found, series)
         if not curve.problem:
@@ -171,6 +185,10 @@ def _each_figure(found: Answers) -> Iterator[str]:
 
 def _any_lost(found: Answers) -> bool:
     return any(not row.get("validation") for row in found.sweep.rows if row["stage"] == "search")
+
+
+def _caption_of_choices(found: Answers) -> str:
+    return f"{_caption_of_depth(found)} Places of the same {found.axis.name} stand side by side."
 
 
 def _caption_of_depth(found: Answers) -> str:
@@ -263,6 +281,36 @@ def _dye(figure: "Figure") -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables
+
+
+def _costs(found: Answers) -> str:
+    """What each choice takes at the last place of the axis."""
+    if found.axis is None:
+        return ""
+    place, rows = found.axis.places[-1], []
+    for choice in found.axis.choices:
+        network = choice.networks.get(place.at)
+        if network is None:
+            continue
+        sizes = (network.optimizer_bytes, network.activation_bytes)
+        flops = network.training_flops
+        cells = [
+            page.cell(choice.name),
+            page.cell(si(network.parameters), network.parameters),
+            page.cell(si(network.trainable), network.trainable),
+            *(page.cell("" if size is None else f"{si(size)}B", size or 0) for size in sizes),
+            page.cell(si(flops) if flops else "", flops or 0),
+            page.cell(f"{network.seconds:.3g}", network.seconds),
+            page.cell(_value(found, found.interval(network).value), found.interval(network).value),
+        ]
+        rows.append(page.row(cells, "best" if network is place.enough else ""))
+    titles = ["choice", "#parameters", "#trained", "#optimizer", "#kept activations", "#FLOP a trial"]
+    titles += ["#seconds a trial", f"#test {found.measure}"]
+    return (
+        f"<section><h2>What each costs</h2><p class=quiet>At {_text(found.axis.name)} {place.at:,g}, in the order in "
+        "which they were given. Optimizer state and what is kept for the backward pass of a batch are in bytes.</p>"
+        f"{page.table('costs', titles, rows)}</section>"
+    )
 
 
 def _networks(found: Answers) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from research.analysis import statistics
+from research.analysis.choices import Axis, Place, find_axis
 from research.analysis.networks import NONE, Network, networks_of
 from research.analysis.statistics import Difference, Enough, Interval, Resampled, Scaling
 from research.analysis.sweeps import SweepFolder, outcomes
@@ -136,6 +137,9 @@ class Answers(NamedTuple):
     from_none: dict[int, Compared]
     """The others with it, by program; `is_worse` is told from it, and worse."""
 
+    axis: Axis | None = None
+    """Where the question is not how deep, but which of some choices at which value of a number."""
+
     @property
     def is_about_depth(self) -> bool:
         """Whether any series has several depths; if not, networks are compared as they are."""
@@ -194,6 +198,7 @@ def answers(sweep: SweepFolder) -> Answers:
         series=sorted(series, key=lambda each: best not in each.networks),
         none=none,
         from_none={} if none is None else _compare(sweep, own, none, rivals),
+        axis=_axis(sweep, rivals, own) if all(each.finding == "one depth" for each in series) else None,
     )
 
 
@@ -252,6 +257,25 @@ def pareto(networks: Sequence[Network], cost: str, merit: Callable[[Network], fl
         if not front or merit(network) > merit(front[-1]):
             front.append(network)
     return front
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Choices along a number
+
+
+def _axis(sweep: SweepFolder, networks: Sequence[Network], judged: Judged) -> Axis | None:
+    """The axis, and what is best at each place of it."""
+    axis = find_axis(networks)
+    if axis is None:
+        return None
+    places = []
+    for at in sorted({at for choice in axis.choices for at in choice.networks}):
+        here = [choice.networks[at] for choice in axis.choices if at in choice.networks]
+        best = _best(sweep, here)
+        compared = _compare(sweep, judged, best, here)
+        enough = min(_as_good(here, compared), key=lambda n: (n.training_flops or n.multiply_adds, n is not best))
+        places.append(Place(at, best, compared, enough))
+    return axis._replace(places=places)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

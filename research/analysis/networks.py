@@ -54,6 +54,11 @@ class Network(NamedTuple):
     """Of a trial."""
     field: tuple[int, ...] | None
     """How much of the input a feature sees before anything is pooled over all of it, along each axis."""
+    optimizer_bytes: int | None
+    activation_bytes: int | None
+    """Kept for the backward pass of a batch."""
+    seconds: float
+    """Of a trial, in the mean of all of its program."""
 
     def mean(self, figure: str) -> float | None:
         """Over seeds; None if it has no such figure."""
@@ -108,6 +113,9 @@ def networks_of(sweep: SweepFolder) -> list[Network]:
             multiply_adds=program["multiply_adds"],
             training_flops=program.get("training_flops"),
             field=tuple(field) if field else None,
+            optimizer_bytes=program.get("optimizer_bytes"),
+            activation_bytes=program.get("activation_bytes"),
+            seconds=float(np.mean([row["seconds"] for row in rows if _has_come(row)])),
         )
         found.append(network)
     return found

@@ -19,7 +19,7 @@ from research.analysis.answers import TOLERANCE, Answers, answers, importances, 
 from research.analysis.networks import Network, in_words
 from research.analysis.statistics import RESAMPLES, Interval, Scaling
 from research.analysis.sweeps import SweepFolder, is_seed, plain, read_sweep, short, si
-from research.analysis.words import about, caveats, gap, movement, p_value, sentence
+from research.analysis.words import about, at_place, caveats, gap, movement, p_value, sentence
 from research.jsonl import encode
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def report(sweep: Path | str | Answers) -> str:
         f"<header><h1>{_text(sweep.name)}</h1><p class=quiet>{_text(_state(sweep))}</p></header>",
         _verdict(found),
         _figures(found),
+        _costs(found),
         _networks(found),
         _trials(found),
         _method(found),
@@ -75,8 +76,10 @@ def _count(number: int, what: str) -> str:
 
 def _verdict(found: Answers) -> str:
     """The sentence, its first part large, what is to be said against it, and the sentences on other series."""
-    first, _, rest = sentence(found).partition("; ")
-    if not found.is_about_depth and found.compared:
+    first, _, rest = sentence(found).partition("; " if found.axis is None else ". ")
+    if found.axis is not None:
+        told = f"<p class=answer>{_text(first)}.</p><p>{_text(rest)}</p>"
+    elif not found.is_about_depth and found.compared:
         rest = f"<p>{_text(rest[0].upper() + rest[1:])}</p>" if rest else ""
         told = f"<p class=answer>{_text(first.removesuffix('.'))}.</p>{rest}"
     elif found.series and found.series[0].finding == "told":
@@ -86,16 +89,23 @@ def _verdict(found: Answers) -> str:
         first, _, rest = sentence(found).partition(": ")
         told = f"<p class=answer>{_text(first)}{'.' if rest else ''}</p><p>{_text(rest[:1].upper() + rest[1:])}</p>"
     weak = "".join(f"<li>{_text(each)}</li>" for each in caveats(found))
-    about_depth = found.series[1:] if found.is_about_depth else []
-    others = "".join(f"<li>{_text(about(found, series))}</li>" for series in about_depth)
+    others = "".join(f"<li>{_text(each)}</li>" for each in _others(found))
     moved = movement(found)
     told += f"<p>{_text(moved)}</p>" if moved else ""
-    if others and found.smallest is not None:
+    if found.axis is None and others and found.smallest is not None:
         others = f"<li>{_text(_smallest(found))}</li>{others}"
     return (
         f"<section class=verdict>{told}"
         f"{f'<ul class=weak>{weak}</ul>' if weak else ''}{f'<ul>{others}</ul>' if others else ''}</section>"
     )
+
+
+def _others(found: Answers) -> Iterator[str]:
+    """Sentences on what the first one leaves out: the places of an axis, or other series."""
+    if found.axis is not None:
+        yield from (at_place(found, place) for place in found.axis.places)
+    elif found.is_about_depth:
+        yield from (about(found, series) for series in found.series[1:])
 
 
 def _smallest(found: Answers) -> str:
@@ -148,8 +158,10 @@ def _each_figure(found: Answers) -> Iterator[str]:
             else f"<figure>{svg(figure, next(drawn))}<figcaption>{_text(caption)}</figcaption></figure>"
         )
 
-    many = found.series[:SERIES_DRAWN] if found.is_about_depth else [None]
-    if found.is_about_depth:
+    many = found.series[:SERIES_DRAWN] if found.is_about_depth else [None] if found.axis is None else []
+    if found.axis is not None:
+        yield show(sweep_figures.draw_choices(found), _caption_of_choices(found))
+    elif found.is_about_depth:
         yield show(sweep_figures.draw_moves(found), _caption_of_moves(found))
         yield show(sweep_figures.draw_depth(found), _caption_of_depth(found))
         yield show(sweep_figures.draw_losses(found), _caption_of_losses(found))
@@ -157,7 +169,7 @@ def _each_figure(found: Answers) -> Iterator[str]:
         yield show(sweep_figures.draw_variants(found), _caption_of_variants(found))
         dashed = "; dashed: none of them" if found.none is not None else ""
         yield show(sweep_figures.draw_strengths(found), f"Trials of the search, a dot a seed, and their mean{dashed}.")
-    if len({(network.parameters, network.multiply_adds) for network in found.networks}) > 1:
+    if found.axis is None and len({(network.parameters, network.multiply_adds) for network in found.networks}) > 1:
         yield show(
             sweep_figures.draw_cost(found),
             f"Each network by what it costs; the number is its depth. None off the grey front has a better test "
@@ -196,6 +208,10 @@ def _caption_of_moves(found: Answers) -> str:
 def _caption_of_variants(found: Answers) -> str:
     band = "; the band is the interval of none" if found.none is not None else ""
     return f"Each at its best values: the mean of the seeds (a dot each) with the 95 % interval{band}."
+
+
+def _caption_of_choices(found: Answers) -> str:
+    return f"{_caption_of_depth(found)} Places of the same {found.axis.name} stand side by side."
 
 
 def _caption_of_depth(found: Answers) -> str:
@@ -289,6 +305,36 @@ def _dye(figure: "Figure") -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables
+
+
+def _costs(found: Answers) -> str:
+    """What each choice takes at the last place of the axis."""
+    if found.axis is None:
+        return ""
+    place, rows = found.axis.places[-1], []
+    for choice in found.axis.choices:
+        network = choice.networks.get(place.at)
+        if network is None:
+            continue
+        sizes = (network.optimizer_bytes, network.activation_bytes)
+        flops = network.training_flops
+        cells = [
+            page.cell(choice.name),
+            page.cell(si(network.parameters), network.parameters),
+            page.cell(si(network.trainable), network.trainable),
+            *(page.cell("" if size is None else f"{si(size)}B", size or 0) for size in sizes),
+            page.cell(si(flops) if flops else "", flops or 0),
+            page.cell(f"{network.seconds:.3g}", network.seconds),
+            page.cell(_value(found, found.interval(network).value), found.interval(network).value),
+        ]
+        rows.append(page.row(cells, "best" if network is place.enough else ""))
+    titles = ["choice", "#parameters", "#trained", "#optimizer", "#kept activations", "#FLOP a trial"]
+    titles += ["#seconds a trial", f"#test {found.measure}"]
+    return (
+        f"<section><h2>What each costs</h2><p class=quiet>At {_text(found.axis.name)} {place.at:,g}, in the order in "
+        "which they were given. Optimizer state and what is kept for the backward pass of a batch are in bytes.</p>"
+        f"{page.table('costs', titles, rows)}</section>"
+    )
 
 
 def _networks(found: Answers) -> str:

@@ -34,6 +34,8 @@ QUIET = "#8a8f98"
 TRIAL, BEST = "#9db8cf", "#0b6fb8"
 SIZE = (4.6, 3.5)
 """Inches."""
+WIDE = (7.2, 4.4)
+"""Of a figure with many lines."""
 PANELS = 6
 """Fields that are drawn, at most."""
 LABELS = 40
@@ -205,6 +207,37 @@ def draw_moves(folder: Found) -> "Figure | None":
     axes.set_yticks(depths, [str(depth) for depth in depths])
     axes.set_yticks([], minor=True)
     axes.margins(0.12)
+    _legend(figure, axes)
+    return figure
+
+
+def draw_choices(folder: Found) -> "Figure":
+    """The test figure along the axis of a sweep with its 95 % interval, a line a choice and a dot a seed.
+
+    Raises UserError where the sweep has no axis, a number outside the model that choices are compared along.
+    """
+    found = _answers(folder)
+    axis = found.axis
+    if axis is None:
+        raise UserError(f"{found.sweep.path}: no number outside the model that choices could be compared along")
+    title = f"Test {found.measure} by {axis.name}"
+    figure, axes = _figure(title, axis.path, f"test {found.measure}")
+    figure.set_size_inches(*WIDE)
+    shares, ratio = _Shares(axes, found), max(place.at for place in axis.places) / axis.places[0].at
+    aside = ratio ** (0.12 / (len(axis.places) * len(axis.choices)))  # so that intervals do not hide each other
+    for i, choice in enumerate(axis.choices):
+        at = np.array([*choice.networks]) * aside ** (2 * i - (len(axis.choices) - 1))
+        for x, network in zip(at, choice.networks.values(), strict=True):
+            seeds = network.figures[f"test.{found.measure}"]
+            shares.scatter([x] * len(seeds), seeds, s=6, color=_colour(i), alpha=0.3, linewidths=0)
+        intervals = [found.interval(network) for network in choice.networks.values()]
+        shares.intervals(at, intervals, i, label=choice.name)
+    values = [place.at for place in axis.places]
+    if values[0] > 0 and ratio >= 4:
+        axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:,g}" for value in values])
+    axes.set_xticks([], minor=True)
+    shares.finish()
     _legend(figure, axes)
     return figure
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from research.analysis.answers import LEVEL, MARGIN, Answers, Compared, Line, Series, answers, moves
+from research.analysis.choices import Place, runs_of
 from research.analysis.networks import Network, in_words
 from research.analysis.sweeps import read_sweep, short, si
 
@@ -24,7 +25,9 @@ def verdict(sweep: Path | str | Answers) -> str:
 
 
 def sentence(found: Answers) -> str:
-    """About the series of the best network; where depth is not what differs, about all of them."""
+    """About the series of the best network; where depth is not what differs, about the choices along an axis or all."""
+    if found.axis is not None:
+        return choices(found)
     if not found.series:
         return "Nothing can be said of depth: no network has come to a figure whose depth is known."
     return about(found, found.series[0]) if found.is_about_depth or not found.compared else variants(found)
@@ -112,6 +115,51 @@ def _deeper(found: Answers, series: Series) -> str:
         return f"{text}, and its training loss tells no cause ({losses}, {p_value(decline.p)})"
     how = "higher as well" if decline.cause == "degradation" else "lower"
     return f"{text} by {decline.cause}, for its training loss is {how} ({_losses(found, (other, one))})"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Choices along a number
+
+
+def choices(found: Answers) -> str:
+    """What to choose at which values of the axis, and the figures there."""
+    axis = found.axis
+    chosen = runs_of([(place.at, axis.choice_of(place.enough)) for place in axis.places])
+    told = "; ".join(f"{name} at {_listed([f'{at:,g}' for at in values])}" for name, values in chosen)
+    figures = ", ".join(f"{place.at:,g}: {_value(found, place.enough)}" for place in axis.places)
+    return f"What to choose by {axis.name}: {told}. Each is the cheapest that is as good as the best ({figures})."
+
+
+def at_place(found: Answers, place: Place) -> str:
+    """The best at a value of the axis, and how each other choice compares with it."""
+    axis, kinds = found.axis, {"as good": [], "worse": [], "open": []}
+    for choice in axis.choices:
+        network = choice.networks.get(place.at)
+        if network is not None and network is not place.best:
+            told = place.compared[network.program]
+            kind = "worse" if told.is_worse else "as good" if told.is_as_good else "open"
+            kinds[kind].append((told.difference.value, f"{choice.name} ({_short_gap(found, told)})"))
+    parts = []
+    for kind, compared in kinds.items():
+        ordered = sorted(compared, reverse=found.measure == "accuracy")
+        parts += [f"{kind}: {', '.join(text for _, text in ordered)}"] if ordered else []
+    best = f"{axis.choice_of(place.best)} is best, {figure(found, place.best)}"
+    return f"{axis.name} {place.at:,g}: {'; '.join([best, *parts])}."
+
+
+def _short_gap(found: Answers, told: Compared) -> str:
+    value = told.difference.value
+    size = f"{signed(100 * value)} points" if found.measure == "accuracy" else f"loss {signed(value, '.2g')}"
+    return f"{size}, {p_value(told.p)}" if told.is_worse else size
+
+
+def _value(found: Answers, network: Network) -> str:
+    value = found.interval(network).value
+    return f"{100 * value:.1f} % right" if found.measure == "accuracy" else f"a test loss of {value:.3g}"
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Datasets, and the batches that training makes of them.
 
 `base` says what a dataset comes to; each other file is one kind: `digits`, `glyphs` and `text` work offline on any
-machine, `idx` reads MNIST and its likes, `tfds` tensorflow-datasets, `files` the user's own. `pictures` decodes picture
-files.
+machine, `idx` reads MNIST and its likes, `tfds` tensorflow-datasets, `files` the user's own, `few` takes some of the
+examples of any. `pictures` decodes picture files.
 """
 
 from research.data.augmentation import Augmentation
@@ -19,6 +19,7 @@ from research.data.base import (
     normalise,
 )
 from research.data.digits import Digits
+from research.data.few import Few
 from research.data.files import Arrays, ImageFolder, Table
 from research.data.glyphs import Glyphs
 from research.data.idx import KMNIST, MNIST, FashionMNIST
@@ -38,6 +39,7 @@ __all__ = [
     "Description",
     "Digits",
     "FashionMNIST",
+    "Few",
     "Glyphs",
     "ImageFolder",
     "Loaded",

@@ -416,6 +416,8 @@ def as_row(row: Row, rates: Rates | None = None) -> dict[str, Any]:
         "batch_size": row.group.experiment.batch_size,
         "training_flops": row.training_flops,
         "memory_bytes": found.memory.total,
+        "optimizer_bytes": found.memory.optimizer,
+        "activation_bytes": found.memory.activations,
     }
     return told if rates is None else told | {"least_seconds": row.least_seconds(rates)}
 

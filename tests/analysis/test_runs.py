@@ -190,7 +190,10 @@ def test_analysis_knows_run_folders_and_no_other_room():
     rooms = {
         "research",
         "research.analysis",
-        *(f"research.analysis.{name}" for name in ("figures", "runs", "sweeps", "networks", "answers", "statistics")),
+        *(
+            f"research.analysis.{name}"
+            for name in ("figures", "runs", "sweeps", "choices", "networks", "answers", "statistics")
+        ),
         *(f"research.analysis.{name}" for name in ("sweep_figures", "tables", "words")),
         "research.errors",
         "research.jsonl",

@@ -331,8 +331,8 @@ def test_weights_are_swept_in_one_program_and_each_trial_is_its_run_alone(tmp_pa
     sweep = Sweep(base=base, space=grid("data.tasks.1.weight", 0.0, 2.0), judge=0, name="weights")
     summary = sweep_run.run(sweep, workdir=str(tmp_path))
     folder = Path(summary["folder"])
-    assert {row["program"] for row in map(json.loads, (folder / "trials.jsonl").open())} == {0}
-    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    rows = read_rows(folder / "trials.jsonl")
+    assert {row["program"] for row in rows} == {0}
     for row, weight in zip(rows, (0.0, 2.0), strict=True):
         own = run.train(override(base, "data.tasks.1.weight", weight), workdir=str(tmp_path / "alone"))
         assert row["best_step"] == own["best"]["step"]

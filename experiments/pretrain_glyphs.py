@@ -1,0 +1,23 @@
+"""A network that knows printed letters and digits, as small as scikit-learn's handwritten ones: what to fine-tune.
+
+    python launch.py --config experiments/pretrain_glyphs.py
+
+Time: TODO
+"""
+
+from research.data import Glyphs
+from research.models import ConvNet
+from research.training import AdamW, Cosine, Experiment, epochs, percent
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        data=Glyphs(size=8, fill=1.0, blur=0.0, alphabet="alphanumeric", examples=20_000),
+        model=ConvNet(features=(12, 24, 48), norm="batch"),
+        optimizer=AdamW(learning_rate=3e-3, weight_decay=1e-2),
+        schedule=Cosine(warmup=percent(5)),
+        duration=epochs(6),
+        batch_size=64,
+        evaluate_every=epochs(2),
+        norms="none",
+    )

@@ -11,6 +11,7 @@ from research.deployment.compression.distillation import Distillation
 from research.deployment.compression.factors import Factorization
 from research.deployment.compression.features import FeaturePruning
 from research.deployment.compression.magnitude import MagnitudePruning
+from research.deployment.compression.retraining import Retraining
 from research.deployment.compression.storage import read_compressed
 from research.deployment.compression.whole_numbers import Int4, Int8, Int8Activations, QuantizationAware
 
@@ -26,6 +27,7 @@ __all__ = [
     "MagnitudePruning",
     "Method",
     "QuantizationAware",
+    "Retraining",
     "Work",
     "read_compressed",
 ]

@@ -15,12 +15,12 @@ from jax import Array
 from research.config import config, leaf, structure
 from research.deployment.compression.base import Compressed, Method, Work
 from research.deployment.compression.layers import with_kernels
-from research.deployment.compression.training import fine_tune
+from research.deployment.compression.retraining import Retraining
 from research.deployment.trained import Trained
 from research.models.altering import Layer, altering
 from research.models.base import Altered, AnyModel, Network
 from research.parameters import paths
-from research.training.duration import Duration, epochs
+from research.training.duration import epochs
 
 FIRST, SECOND = "first", "second"
 
@@ -35,8 +35,7 @@ class Factorization(Method):
     cost: float | None = leaf(
         None, "in its place: each layer's multiply-adds as a share of what they were", within="(0, 1)"
     )
-    finetune: Duration | None = structure(epochs(5), "training of the two; none if None")
-    learning_rate: float = leaf(1e-3, "of AdamW in fine-tuning, at its beginning", within="(0, inf)")
+    retraining: Retraining | None = structure(Retraining(duration=epochs(5)), "training of the two; none if None")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if (self.energy is None) == (self.cost is None):
@@ -65,15 +64,16 @@ class Factorization(Method):
             yield "has no dense layer that could be factorised"
         elif not self.ranks(work.trained):
             yield "has no dense layer that two factors of the ranks asked for would make smaller; keep less of them"
+        if self.retraining is not None:
+            yield from self.retraining.unsuited(work)
 
     def compress(self, work: Work) -> Compressed:
         trained, ranks = work.trained, self.ranks(work.trained)
         model = Factorized(model=trained.model, ranks=tuple(ranks.items()))
         parameters = {path: np.asarray(value) for path, value in factorize(trained.parameters, ranks).items()}
         model_state = trained.model_state
-        if self.finetune is not None:
-            options = {"duration": self.finetune, "learning_rate": self.learning_rate}
-            parameters, model_state = fine_tune(work, model, parameters, model_state, **options)
+        if self.retraining is not None:
+            parameters, model_state = self.retraining.train(work, model, parameters, model_state)
         return Compressed(
             trained._replace(model=model, parameters=parameters, model_state=model_state), {"ranks": ranks}
         )

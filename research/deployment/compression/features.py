@@ -21,14 +21,13 @@ import numpy as np
 from research.config import config, is_config, leaf, structure, validate
 from research.deployment.compression.base import Compressed, Method, Work
 from research.deployment.compression.connections import Group, cut, groups
-from research.deployment.compression.training import fine_tune
+from research.deployment.compression.retraining import Retraining
 from research.deployment.trained import Trained
 from research.errors import UserError
 from research.inspection.matching import size
 from research.models.base import CLASSES_FIELDS, AnyModel, network
 from research.parameters import paths
 from research.spec import Spec
-from research.training.duration import Duration, epochs
 
 STEPS = 8
 """Halvings of the interval in which the share lies."""
@@ -43,8 +42,8 @@ class FeaturePruning(Method):
     """Whole features are cut, until so many FLOPs are left; then what is left is trained."""
 
     flops: float = leaf(0.5, "FLOPs that are left, as a share", within="(0, 1)")
-    finetune: Duration | None = structure(epochs(10), "training of what is left; none if None")
-    learning_rate: float = leaf(1e-3, "of AdamW in fine-tuning, at its beginning", within="(0, inf)")
+    multiple: int = structure(8, "numbers of features are multiples of it, which processors like", within="[1, inf)")
+    retraining: Retraining | None = structure(Retraining(), "training of what is left; none if None")
 
     def does(self) -> str:
         return f"features for {100 * self.flops:.3g} % FLOPs"
@@ -52,15 +51,16 @@ class FeaturePruning(Method):
     def unsuited(self, work: Work) -> Iterator[str]:
         if not (sizes := sizes_of(work.trained)):
             yield NOTHING
-        elif _at(work.trained, sizes, 0.0, self.flops) is None:
-            yield f"cannot be cut to {100 * self.flops:.3g} % of its FLOPs; with one feature a layer it has more"
+        elif _at(work.trained, _values(sizes, 0.0, self.multiple), sizes, self.flops) is None:
+            yield f"cannot be cut to {100 * self.flops:.3g} % of its FLOPs; with the fewest features it has more"
+        if self.retraining is not None:
+            yield from self.retraining.unsuited(work)
 
     def compress(self, work: Work) -> Compressed:
         trained = work.trained
-        smaller = shrink(trained, plan(trained, self.flops))
-        if self.finetune is not None:
-            options = {"duration": self.finetune, "learning_rate": self.learning_rate}
-            arrays = fine_tune(work, smaller.model, smaller.parameters, smaller.model_state, **options)
+        smaller = shrink(trained, plan(trained, self.flops, self.multiple))
+        if self.retraining is not None:
+            arrays = self.retraining.train(work, smaller.model, smaller.parameters, smaller.model_state)
             smaller = smaller._replace(parameters=arrays[0], model_state=arrays[1])
         return Compressed(smaller, {"model": str(smaller.model)})
 
@@ -83,37 +83,38 @@ class Size(NamedTuple):
     groups: tuple[Group, ...]
 
 
-def plan(trained: Trained, flops: float) -> Shrinking:
+def plan(trained: Trained, flops: float, multiple: int = 1) -> Shrinking:
     """The model that has a share of the FLOPs, and what it has to lose for that. Raises ValueError where none has."""
     sizes = sizes_of(trained)
-    low, high, best = 0.0, 1.0, _at(trained, sizes, 0.0, flops)
+    low, high, best = 0.0, 1.0, _at(trained, _values(sizes, 0.0, multiple), sizes, flops)
     if not sizes or best is None:
         raise ValueError(f"no model of {flops} of the FLOPs; `unsuited` tells why")
     tried: dict[tuple[int, ...], AnyModel | None] = {}
     for _ in range(STEPS):
         middle = (low + high) / 2
-        if (values := _values(sizes, middle)) not in tried:
-            tried[values] = _at(trained, sizes, middle, flops)
+        if (values := _values(sizes, middle, multiple)) not in tried:
+            tried[values] = _at(trained, values, sizes, flops)
         if tried[values] is None:
             high = middle
         else:
             low, best = middle, tried[values]
-    kept = list(zip(sizes, _values(sizes, low), strict=True))
+    kept = list(zip(sizes, _values(sizes, low, multiple), strict=True))
     return Shrinking(
         best, tuple((group, group.features * count // each.value) for each, count in kept for group in each.groups)
     )
 
 
-def _values(sizes: Sequence[Size], share: float) -> tuple[int, ...]:
-    return tuple(max(1, round(share * each.value)) for each in sizes)
+def _values(sizes: Sequence[Size], share: float, multiple: int) -> tuple[int, ...]:
+    """A share of each size, as the nearest multiple; at least one of it, but no more than there is."""
+    return tuple(min(each.value, multiple * max(1, round(share * each.value / multiple))) for each in sizes)
 
 
-def _at(trained: Trained, sizes: Sequence[Size], share: float, flops: float) -> AnyModel | None:
-    """The model with a share of the sizes, if it can be and has no more than so many of the FLOPs."""
+def _at(trained: Trained, values: Sequence[int], sizes: Sequence[Size], flops: float) -> AnyModel | None:
+    """The model with these values of its sizes, if it can be and has no more than so many of the FLOPs, a share."""
     model, spec = trained.model, trained.data.spec
     places = [each.place for each in sizes]
     try:
-        found = smaller_model(model, dict(zip(places, _values(sizes, share), strict=True)))
+        found = smaller_model(model, dict(zip(places, values, strict=True)))
         return found if size(found, spec, "FLOPs") <= flops * size(model, spec, "FLOPs") else None
     except UserError:
         return None

@@ -1,4 +1,4 @@
-"""Pruning by magnitude: the smallest weights of the kernels become 0, and stay 0 while the others are trained on.
+"""Pruning by magnitude: the smallest weights of the kernels become 0, and stay 0 while the others are trained.
 
 A weight is pruned if it is 0, so no mask is kept beside it: `Sparse` passes no gradient to what is 0, and what gets no
 gradient is not moved. At once or in stages, as the cubic schedule has it (Zhu and Gupta, 2017, eq. 1):
@@ -17,21 +17,19 @@ import numpy as np
 from research.config import config, leaf, structure
 from research.deployment.compression.base import Compressed, Method, Work
 from research.deployment.compression.layers import with_kernels
-from research.deployment.compression.training import fine_tune
+from research.deployment.compression.retraining import Retraining
 from research.models.base import Altered, AnyModel, Network
 from research.parameters import paths
-from research.training.duration import Duration, epochs
 
 
 @config
 class MagnitudePruning(Method):
-    """The smallest weights become 0, in one shot or gradually, each time with fine-tuning under the mask."""
+    """The smallest weights become 0, in one shot or gradually, each time with training under the mask."""
 
     sparsity: float = leaf(0.8, "share of the kernels' weights that become 0", within="[0, 1)")
     among: Literal["network", "layer"] = structure("network", "what the smallest are chosen among")
     stages: int = structure(1, "1 prunes at once; more prune by and by", within="[1, inf)")
-    finetune: Duration | None = structure(epochs(10), "training after each stage; none if None")
-    learning_rate: float = leaf(1e-3, "of AdamW in fine-tuning, at its beginning", within="(0, inf)")
+    retraining: Retraining | None = structure(Retraining(), "training after each stage; none if None")
 
     def does(self) -> str:
         gradually = "" if self.stages == 1 else f" in {self.stages} stages"
@@ -40,6 +38,8 @@ class MagnitudePruning(Method):
     def unsuited(self, work: Work) -> Iterator[str]:
         if not with_kernels(work.trained):
             yield "has no dense layer and no convolution, whose weights could be pruned"
+        if self.retraining is not None:
+            yield from self.retraining.unsuited(work)
 
     def compress(self, work: Work) -> Compressed:
         trained, layers = work.trained, tuple(with_kernels(work.trained))
@@ -47,10 +47,9 @@ class MagnitudePruning(Method):
         for stage in range(1, self.stages + 1):
             share = self.sparsity * (1 - (1 - stage / self.stages) ** 3)
             parameters = pruned(parameters, [f"{layer}/kernel" for layer in layers], share, among=self.among)
-            if self.finetune is not None:
-                options = {"duration": self.finetune, "learning_rate": self.learning_rate}
+            if self.retraining is not None:
                 sparse = Sparse(model=trained.model, layers=layers)
-                parameters, model_state = fine_tune(work, sparse, parameters, model_state, **options)
+                parameters, model_state = self.retraining.train(work, sparse, parameters, model_state)
         told = {"sparsity": {layer: float(np.mean(parameters[f"{layer}/kernel"] == 0)) for layer in layers}}
         return Compressed(trained._replace(parameters=parameters, model_state=model_state), told)
 

@@ -32,9 +32,12 @@ def largest(bits: int) -> int:
 
 
 def scales(kernel: Array, bits: int) -> Array:
-    """(features,): what each output feature of a kernel (..., features) is multiplied by; 1 where all of it is 0."""
+    """(features,): what each output feature of a kernel (..., features) is multiplied by; 1 where all of it is 0.
+
+    Or so near to 0 that a scale could not be told from it.
+    """
     most = jnp.max(jnp.abs(kernel), axis=tuple(range(kernel.ndim - 1)))
-    return jnp.where(most > 0, most / largest(bits), 1.0)
+    return jnp.where(most > largest(bits) * jnp.finfo(jnp.float32).tiny, most / largest(bits), 1.0)
 
 
 def quantize(values: Array, scale: Array, bits: int) -> Array:

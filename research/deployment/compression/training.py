@@ -39,9 +39,11 @@ def fine_tune(
     *,
     duration: Duration,
     learning_rate: float,
+    objective: Objective | None = None,
 ) -> tuple[Arrays, Arrays]:
     """Parameters and model state of a model after training from these, all of them, with AdamW from fresh moments.
 
+    objective: in the place of the run's; it may hold arrays in its leaves.
     A weight whose gradient is always 0, as that of a pruned one is, is not moved.
     """
     experiment = dataclasses.replace(
@@ -52,7 +54,7 @@ def fine_tune(
         schedule=Cosine(),
         duration=duration,
     )
-    return trained_for(experiment, work, {**parameters, **model_state})
+    return trained_for(experiment, work, {**parameters, **model_state}, objective)
 
 
 def train_anew(work: Work, model: AnyModel, objective: Objective, duration: Duration) -> tuple[Arrays, Arrays]:

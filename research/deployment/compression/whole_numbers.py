@@ -10,18 +10,17 @@ from typing import Literal
 import jax
 import numpy as np
 
-from research.config import config, leaf, structure
+from research.config import config, structure
 from research.data import base
 from research.data.base import Streamed
 from research.deployment.compression.base import Compressed, Method, Work
 from research.deployment.compression.folding import folded
 from research.deployment.compression.layers import input_ranges, with_kernels
 from research.deployment.compression.quantization import FakeQuantized, Quantized, quantize_layers
-from research.deployment.compression.training import fine_tune
+from research.deployment.compression.retraining import Retraining
 from research.deployment.trained import Trained
 from research.errors import did_you_mean
 from research.training import evaluation
-from research.training.duration import Duration, epochs
 
 
 @config
@@ -101,14 +100,17 @@ class QuantizationAware(Quantization):
     activations: bool = structure(True, "whether the inputs of layers become whole numbers too, of 8 bits")
     examples: int = structure(512, "of the training split, for the ranges of inputs", within="[1, inf)")
     percentile: float = structure(100.0, "of the absolute inputs, which stands for the largest", within="(0, 100]")
-    finetune: Duration = structure(epochs(10), "how long to train")
-    learning_rate: float = leaf(1e-3, "of AdamW in fine-tuning, at its beginning", within="(0, inf)")
+    retraining: Retraining = structure(Retraining(), "how it is trained")
 
     def does(self) -> str:
         return f"quantization-aware, int{self.dense} dense"
 
     def bits(self, trained: Trained) -> dict[str, int]:
         return bits_of_kinds(trained, self.skip, dense=self.dense)
+
+    def unsuited(self, work: Work) -> Iterator[str]:
+        yield from Quantization.unsuited(self, work)
+        yield from self.retraining.unsuited(work)
 
     def compress(self, work: Work) -> Compressed:
         trained = folded(work.trained)
@@ -117,15 +119,7 @@ class QuantizationAware(Quantization):
             seen = calibrate(work, trained, self.examples, self.percentile)
             ranges = {layer: seen[layer] for layer in bits}
         fake = FakeQuantized(model=trained.model, bits=tuple(bits.items()), ranges=tuple(ranges.items()))
-        arrays = fine_tune(
-            work,
-            fake,
-            trained.parameters,
-            trained.model_state,
-            duration=self.finetune,
-            learning_rate=self.learning_rate,
-        )
-        parameters, model_state = arrays
+        parameters, model_state = self.retraining.train(work, fake, trained.parameters, trained.model_state)
         return quantized(trained._replace(parameters=parameters, model_state=model_state), bits, ranges)
 
 

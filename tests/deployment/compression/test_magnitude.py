@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from research.deployment.compression import MagnitudePruning, Retraining
@@ -13,6 +13,7 @@ from research.models import MLP, ConvNet
 from research.training import steps
 
 
+@settings(max_examples=50)
 @given(share=st.floats(0, 0.99), among=st.sampled_from(["network", "layer"]), seed=st.integers(0, 99))
 def test_the_smallest_are_pruned_and_no_others(share, among, seed):
     random = np.random.default_rng(seed)

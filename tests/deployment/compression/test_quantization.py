@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -26,11 +26,10 @@ from research.models import MLP, ConvNet
 from research.training import steps
 
 CONVOLUTIONAL = ConvNet(features=(3, 4), hidden=(6,), norm="batch")
-KERNELS = arrays.arrays(
-    np.float32, st.tuples(st.integers(1, 7), st.integers(1, 5)), elements=st.floats(-4, 4, width=32)
-)
+KERNELS = arrays.arrays(np.float32, (5, 3), elements=st.floats(-4, 4, width=32))  # one shape: each is compiled
 
 
+@settings(max_examples=25)
 @given(kernel=KERNELS, bits=st.sampled_from([4, 8]))
 def test_weights_are_the_nearest_whole_numbers_of_their_feature(kernel, bits):
     largest = 2 ** (bits - 1) - 1
@@ -59,6 +58,7 @@ def test_a_feature_of_zeros_stays_zeros():
     assert not np.asarray(dequantize(quantize(kernel, scales(kernel, 8), 8), scales(kernel, 8))).any()
 
 
+@settings(max_examples=25)
 @given(st.sampled_from([5, 6]).flatmap(lambda rows: arrays.arrays(np.int8, (rows, 3), elements=st.integers(-8, 7))))
 def test_two_to_a_byte_come_back(whole):
     packed = pack(jnp.asarray(whole))
@@ -66,6 +66,7 @@ def test_two_to_a_byte_come_back(whole):
     np.testing.assert_array_equal(unpack(packed, len(whole)), whole)
 
 
+@settings(max_examples=25)
 @given(kernel=KERNELS, bits=st.sampled_from([4, 8]))
 def test_the_gradient_goes_straight_through(kernel, bits):
     random = np.random.default_rng(0).normal(size=kernel.shape).astype(np.float32)

@@ -35,26 +35,6 @@ def show_method(to: Console, title: str) -> None:
     to.print(Text.assemble(("makes    ", "dim"), title), soft_wrap=True)
 
 
-def cells(row: Mapping[str, Any], *, is_first: bool) -> list[str]:
-    """A row of the table as texts, in the order of `TITLES`."""
-    lost = "" if is_first else f"{100 * row['lost']:+.2f}".replace("+0.00", "0.00").replace("-0.00", "0.00")
-    return [
-        row["network"],
-        size_of(row["bytes"]),
-        f"{row['times_smaller']:.2f}×",
-        si(row["parameters"]),
-        si(row["nonzeros"]),
-        si(row["multiply_adds"]),
-        si(row["flops"]),
-        f"{row['milliseconds']:.3g}",
-        f"{row['times_faster']:.2f}×",
-        f"{100 * row['accuracy']:.2f} %",
-        f"{100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f}",
-        lost,
-        "" if is_first else "kept" if row["within"] else "loses too much",
-    ]
-
-
 TITLES = (
     "network",
     "file",
@@ -65,25 +45,53 @@ TITLES = (
     "FLOPs",
     "ms",
     "faster",
-    "accuracy",
+    "right",
     "95 %",
     "points lost",
     "",
 )
+"""Of all that there is to tell of a network."""
+SHORT = ("network", "file", "smaller", "not 0", "FLOPs", "faster", "right", "points lost", "")
+"""Of what a terminal has room for."""
+
+
+def cells(row: Mapping[str, Any], *, is_first: bool) -> dict[str, str]:
+    """A row of the table as texts, by title."""
+    values = (
+        row["network"],
+        size_of(row["bytes"]),
+        f"{row['times_smaller']:.2f} ×",
+        si(row["parameters"]),
+        si(row["nonzeros"]),
+        si(row["multiply_adds"]),
+        si(row["flops"]),
+        f"{row['milliseconds']:.3g}",
+        f"{row['times_faster']:.2f} ×",
+        f"{100 * row['accuracy']:.2f} %",
+        f"{100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f}",
+        "" if is_first else f"{100 * row['lost'] + 0.0:.2f}",
+        "" if is_first else "kept" if row["within"] else "too much",
+    )
+    return dict(zip(TITLES, values, strict=True))
 
 
 def show_rows(to: Console, told: Mapping[str, Any]) -> None:
     """A row for each network: what it takes and what it lost."""
+    titles = TITLES if to.width >= WIDE else SHORT
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for index, title in enumerate(TITLES):
-        is_text = index in (0, len(TITLES) - 1)
-        table.add_column(title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for title in titles:
+        is_text = title in ("network", "")
+        table.add_column(title, justify="left" if is_text else "right", overflow="fold", no_wrap=title != "network")
     for index, row in enumerate(told["rows"]):
-        style = "" if index == 0 or row["within"] else "dim"
-        table.add_row(*map(Text, cells(row, is_first=index == 0)), style=style)
+        texts = cells(row, is_first=index == 0)
+        table.add_row(*(Text(texts[title]) for title in titles), style="" if index == 0 or row["within"] else "dim")
     to.print()
     to.print(table)
-    to.print(Text(f"\n{note(told)}", style="dim"))
+    to.print(Text(f"\n{note(told)}", style="dim"), width=min(to.width, 100))
+
+
+WIDE = 150
+"""Columns of a terminal that has room for everything."""
 
 
 def note(told: Mapping[str, Any]) -> str:

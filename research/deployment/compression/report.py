@@ -19,7 +19,7 @@ NUMBERS = {
     "FLOPs": "flops",
     "ms": "milliseconds",
     "faster": "times_faster",
-    "accuracy": "accuracy",
+    "right": "accuracy",
     "points lost": "lost",
 }
 
@@ -47,10 +47,9 @@ def _table(told: Mapping[str, Any]) -> str:
     titles = [f"#{title}" if title in NUMBERS else title for title in TITLES]
     rows = []
     for index, row in enumerate(told["rows"]):
-        texts = cells(row, is_first=index == 0)
         line = [
             page.cell(text, float(row[NUMBERS[title]]) if title in NUMBERS and text else None)
-            for title, text in zip(TITLES, texts, strict=True)
+            for title, text in cells(row, is_first=index == 0).items()
         ]
         rows.append(page.row(line))
     return page.table("networks", titles, rows)

@@ -95,6 +95,7 @@ def _list_or_help(arguments: Arguments, command: Sequence[str]) -> None:
 def _actions_on_configs() -> dict[type, dict[str, Callable]]:
     """What a config file may return, and what each mode does with it: the one place where a new kind is entered."""
     from research.comparisons import Comparison, Growth
+    from research.deployment.compression import Compression
     from research.lessons import Lesson
     from research.sweeps import Sweep
     from research.training.experiment import Experiment
@@ -103,6 +104,7 @@ def _actions_on_configs() -> dict[type, dict[str, Callable]]:
     return {
         Experiment: {"train": _train, "inspect": _inspect, "diff": _diff},
         Sweep: {"train": _train_sweep, "inspect": _inspect_sweep},
+        Compression: {"train": _compress},
         Comparison: on_comparisons,
         Growth: on_comparisons,
         Lesson: {"train": _teach},
@@ -243,6 +245,15 @@ def _teach(arguments: Arguments, command: Sequence[str], config: Any, path: Path
         kind = type(config).__name__ if hasattr(config, "name") else "Lesson"
         raise UserError(f"--tensorboard: {path} returns a {kind}, which logs no metrics")
     run.teach(_named(config, path), workdir=arguments.workdir, config_file=path, command=list(command), changes=changes)
+
+
+def _compress(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
+    from research.deployment.compression import run
+
+    if arguments.tensorboard:
+        raise UserError(f"--tensorboard: {path} returns a Compression, which logs no metrics")
+    options = {"config_file": path, "command": list(command), "changes": changes}
+    run.compress(_named(config, path), workdir=arguments.workdir, **options)
 
 
 def _named(config: Any, path: Path) -> Any:

@@ -66,6 +66,20 @@ AnyModel = Model | nn.Module
 """What may stand for a model in an experiment."""
 
 
+class Altered(Model):
+    """Base of the configs that are another model, whose layers compute in another way; see `models.altering`."""
+
+    model: AnyModel
+    """What is altered."""
+
+    def stacks(self) -> dict[str, int | range]:
+        return stacks(self.model)
+
+    def alter(self, network: "Network") -> "Network":
+        """The network that it is, of that of its model."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `alter(self, network)`")
+
+
 class Network(NamedTuple):
     """A model sized for its data, as two pure functions that can be jitted, mapped and differentiated.
 
@@ -102,6 +116,8 @@ def network(model: Model | nn.Module, spec: Spec, adapters: Mapping[str, LowRank
     is told `train=` (or the negated `deterministic=`) if it takes that. Raises UserError for what is no model, for a
     config's field that cannot be, and when used, if what comes out has not the shape (batch, classes).
     """
+    if isinstance(model, Altered):
+        return _checked(model).alter(network(model.model, spec, adapters))
     sized = _Sized(_module(model, spec), type(model).__name__, spec, stacks(model), adapters)
     return Network(sized.init, sized.apply, sized.reach, sized.stacks)
 

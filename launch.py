@@ -23,14 +23,17 @@ from typing import Any
 from absl import logging
 
 from research import runtime
-from research.commandline.arguments import FORMATS_OF_INSPECTIONS, Arguments, parse, read_rates
+from research.commandline.arguments import FORMATS_OF_INSPECTIONS, WEIGHTS, Arguments, parse, read_rates
 from research.errors import UserError
 
 # Nothing heavy is imported up here: --help and the list of experiments answer at once.
 
 
 def main(command: Sequence[str]) -> int:
-    """Runs a command line, the program's name first, and returns the exit status."""
+    """Runs a command line, the program's name first, and returns the exit status.
+
+    1 says that some of the files to predict could not be read, and 2 that nothing was done.
+    """
     logging.use_absl_handler()
     runtime.remember_programs()
     try:
@@ -41,7 +44,7 @@ def main(command: Sequence[str]) -> int:
         elif arguments.config is not None:
             _run_config(arguments, command)
         else:
-            _ACTIONS_ON_RUNS[arguments.mode](arguments, command)
+            return _ACTIONS_ON_RUNS[arguments.mode](arguments, command) or 0
     except UserError as error:
         logging.debug("%s", "".join(traceback.format_exception(error)))
         _show_problems(error)
@@ -278,29 +281,47 @@ def _evaluate(arguments: Arguments, command: Sequence[str]) -> None:
     _print(arguments, evaluation, lambda console: display.show_evaluation(console, evaluation))
 
 
-def _predict(arguments: Arguments, command: Sequence[str]) -> None:
-    from research.training import display, run
+def _predict(arguments: Arguments, command: Sequence[str]) -> int:
+    from research.commandline.console import progress
+    from research.deployment import display, predicting
 
-    predictions = run.predict(arguments.run, arguments.pictures)
-    _print(arguments, predictions, lambda console: display.show_predictions(console, predictions))
+    with progress("files") as done:
+        found = predicting.predict(arguments.run, arguments.pictures, done)
+    problems = UserError(*found.problems) if found.problems else None
+    if problems and not found.predictions:
+        raise problems
+    if arguments.format == "csv":
+        print(predicting.as_csv(found.predictions), end="")
+    else:
+        _print(arguments, found.predictions, lambda console: display.show_predictions(console, found.predictions))
+    if problems:
+        _show_problems(problems)
+    return 1 if problems else 0
 
 
 def _sample(arguments: Arguments, command: Sequence[str]) -> None:
     from research.training import display, run
 
-    sampled = run.sample(
-        arguments.run,
-        arguments.prompt,
-        count=arguments.tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-    )
+    how = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    console = display.console()
+    if arguments.format == "table" and console.is_terminal:  # as it is written
+        display.show_prompt(console, arguments.prompt)
+        show = functools.partial(print, end="", flush=True)
+        run.sample(arguments.run, arguments.prompt, count=arguments.tokens, on_text=show, **how)
+        print()
+        return
+    sampled = run.sample(arguments.run, arguments.prompt, count=arguments.tokens, **how)
     _print(arguments, sampled, lambda console: display.show_sample(console, sampled))
 
 
 def _export(arguments: Arguments, command: Sequence[str]) -> None:
+    if arguments.layout is None and Path(arguments.to or "").suffix not in WEIGHTS:
+        from research.deployment import display, exporting
+
+        asked = None if arguments.formats is None else arguments.formats.split(",")
+        told = exporting.export(arguments.run, arguments.to, asked)
+        _print(arguments, told, lambda console: display.show_export(console, told))
+        return
     from research.training import display, exporting
 
     if arguments.layout == "adapters":
@@ -317,9 +338,9 @@ def _print(arguments: Arguments, data: Any, show: Callable[[Any], None]) -> None
 
         print(json.dumps(encode(data), indent=2))
     else:
-        from research.training import display
+        from research.commandline.console import console
 
-        show(display.console())
+        show(console())
 
 
 _ACTIONS_ON_RUNS = {"train": _resume, "evaluate": _evaluate, "predict": _predict, "sample": _sample, "export": _export}

@@ -74,7 +74,6 @@ def calls(monkeypatch):
     instead("inspect", (dict(PLAN, network={}), inspected()))
     instead("evaluate", {"folder": "runs/exp/1", "split": "test", "step": 6, "test": REPORT})
     instead("sample", {"prompt": "while ", "text": "True:", "tokens": [84], "folder": "runs/exp/1", "step": 6})
-    instead("predict", [{"file": "one.png", "classes": [["seven", 0.75], ["one", 0.25]], "note": "inverted"}])
     return made
 
 
@@ -260,12 +259,33 @@ def test_evaluate_takes_a_split(folder, command, calls):
     assert "87.50 %" in out
 
 
-def test_predict_takes_pictures(folder, command, calls):
-    _, out, _ = command("--mode", "predict", "--run", "runs/exp/1", "one.png", "two.png")
-    ((name, (run, pictures), _),) = calls
-    assert (name, run, tuple(pictures)) == ("predict", "runs/exp/1", ("one.png", "two.png"))
+@pytest.mark.parametrize("problems", [[], ["two.png: damaged"]])
+def test_predict_takes_pictures_and_its_status_tells_of_those_that_could_not_be_read(
+    folder, command, monkeypatch, problems
+):
+    from research.deployment import predicting
+
+    made = []
+    found = predicting.Predicted(
+        [{"file": "one.png", "classes": [["seven", 0.75], ["one", 0.25]], "note": "inverted"}], problems
+    )
+    monkeypatch.setattr(predicting, "predict", lambda *arguments: made.append(arguments) or found)
+    status, out, err = command("--mode", "predict", "--run", "runs/exp/1", "one.png", "two.png")
+    assert made == [("runs/exp/1", ("one.png", "two.png"), None)]
     assert "75.00 %" in out
     assert "inverted" in out
+    assert status == len(problems)
+    assert err == [f"error: {problem}" for problem in problems]
+    _, out, _ = command("--mode", "predict", "--run", "runs/exp/1", "one.png", "two.png", "--format", "csv")
+    assert next(csv.DictReader(out.splitlines()))["probability of seven"] == "0.75"
+
+
+def test_no_file_that_can_be_read_is_a_mistake(folder, command, monkeypatch):
+    from research.deployment import predicting
+
+    monkeypatch.setattr(predicting, "predict", lambda *_: predicting.Predicted([], ["one.png: damaged"]))
+    status, out, err = command("--mode", "predict", "--run", "runs/exp/1", "one.png")
+    assert (status, out, err) == (2, "", ["error: one.png: damaged"])
 
 
 def test_sample_takes_a_prompt_and_how_to_draw(folder, command, calls):

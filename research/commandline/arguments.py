@@ -19,6 +19,9 @@ SPLITS = ("test", "validation", "train")
 FORMATS = ("table", "json", "csv", "html")
 EXECUTORS = ("process", "ray")
 FORMATS_OF_INSPECTIONS = ("csv", "html")
+FORMATS_OF_PREDICTIONS = ("csv",)
+WEIGHTS = (".safetensors", ".npz")
+"""The endings of files of weights, beside which export makes folders."""
 CHOICES = {"mode": MODES, "split": SPLITS, "format": FORMATS, "executor": EXECUTORS}
 
 GOES_WITH = {
@@ -42,6 +45,7 @@ GOES_WITH = {
     "seed": ("sample",),
     "to": ("export",),
     "layout": ("export",),
+    "formats": ("export",),
 }
 """The modes in which a flag means something."""
 
@@ -78,6 +82,7 @@ class Arguments(NamedTuple):
     seed: int
     to: str | None
     layout: str | None
+    formats: str | None
     tensorboard: bool
     verbosity: int
     help: bool
@@ -99,14 +104,18 @@ def make_flags() -> flags.FlagValues:
     text("mode", "train", "train, inspect (show the plan and stop), diff, evaluate, predict, sample or export")
     text("against", None, "diff: another config, or a run, whose layers are compared with those of --config")
     text("resume", None, "a run's folder: go on where it stopped")
-    text("run", None, "a run's folder: what to evaluate, to predict or to sample with, or to export")
+    text(
+        "run",
+        None,
+        "a run's folder, to evaluate, sample or predict with, or to export; predict: or an exported one",
+    )
     text("workdir", "runs", "where the folders of runs are")
     text("executor", "process", "of a sweep: process, or ray for a cluster, that at RAY_ADDRESS or one of its own")
     text("split", "test", "what to evaluate on: test, validation or train")
     text(
         "format",
         "table",
-        "of what all modes but train print: table or json; inspect: csv or html",
+        "of what all modes but train print: table or json; inspect: csv or html; predict: csv",
     )
     flags.DEFINE_boolean("unfold", False, "inspect: show each of equal blocks", flag_values=values)
     text("rates", None, "inspect: the device's FLOP/s and bytes/s, as in 175e9,20e9, or: measure")
@@ -117,13 +126,14 @@ def make_flags() -> flags.FlagValues:
     number("top_k", None, "sample from the k likeliest tokens alone")
     number("top_p", None, "sample from the likeliest tokens that are p likely together", flags.DEFINE_float)
     number("seed", 0, "of sampling")
-    text("to", None, "export: the folder, or the .safetensors or .npz file, that is made")
+    text("to", None, "export: the folder, exports/NAME if not given, or the .safetensors or .npz file, that is made")
     text(
         "layout",
         None,
         "export: whose names and shapes, such as torchvision-resnet; fathom: our own; adapters: without their base; "
-        "those of the source that the run began with, or else our own, if not given",
+        "those of the source that the run began with, or else our own, if only a file is given",
     )
+    text("formats", None, "export: of a folder, stablehlo or stablehlo,onnx; all that are installed if not given")
     flags.DEFINE_boolean("tensorboard", False, "also write TensorBoard event files", flag_values=values)
     flags.DEFINE_integer(
         "verbosity", -1, "of the log: -1 warnings, 0 information, 1 also tracebacks of mistakes", flag_values=values
@@ -187,7 +197,7 @@ def _in_our_words(message: str) -> str:
 
 def _value_problems(arguments: Arguments) -> list[str]:
     problems = []
-    for name in ("config", "against", "resume", "run", "workdir", "to", "layout"):
+    for name in ("config", "against", "resume", "run", "workdir", "to", "layout", "formats"):
         value = getattr(arguments, name)
         if value is not None and (not value or value.startswith("--")):
             problems.append(f"--{name}: needs a value")
@@ -236,12 +246,16 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
         problems += [_unexpected(token, arguments) for token in arguments.pictures]
     if mode in GOES_WITH["run"] and arguments.run is None:
         problems.append(f"--mode {mode}: say which run with --run FOLDER")
-    if arguments.format in FORMATS_OF_INSPECTIONS and mode != "inspect":
-        problems.append(f"--format {arguments.format}: goes with --mode inspect, and this is --mode {mode}")
-    if mode == "export" and arguments.to is None:
-        problems.append("--mode export: say what to make, as in --run FOLDER --to NAME.safetensors")
+    of_predictions = mode == "predict" and arguments.format in FORMATS_OF_PREDICTIONS
+    if arguments.format in FORMATS_OF_INSPECTIONS and mode != "inspect" and not of_predictions:
+        modes = "inspect or predict" if arguments.format in FORMATS_OF_PREDICTIONS else "inspect"
+        problems.append(f"--format {arguments.format}: goes with --mode {modes}, and this is --mode {mode}")
+    if arguments.layout is not None and arguments.to is None:
+        problems.append("--layout: say what to make, as in --run FOLDER --to NAME.safetensors")
+    if arguments.formats is not None and (arguments.layout or (arguments.to or "").endswith(WEIGHTS)):
+        problems.append("--formats: is of a folder for others, and this saves weights; leave it out")
     if mode == "predict" and not arguments.pictures:
-        problems.append("--mode predict: say which pictures, as in --run FOLDER one.png two.png")
+        problems.append("--mode predict: say which pictures, texts or sounds, as in --run FOLDER one.png two.png")
     if mode in ("inspect", "diff") and arguments.config is None and not of_nothing:
         problems.append(f"--mode {mode}: say which config with --config FILE")
     if mode == "diff" and arguments.against is None:

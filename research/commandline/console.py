@@ -1,7 +1,9 @@
 """Where everything that is shown goes: the terminal, or the pipe, file or CI log that stands in its place."""
 
+import contextlib
 import re
 import sys
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from rich.console import Console
@@ -12,6 +14,22 @@ def console() -> Console:
     interactive = sys.stdout.isatty()  # FORCE_COLOR makes a pipe colourful, but no terminal
     file = sys.stdout if interactive else Trimmed(sys.stdout)
     return Console(file=file, highlight=False, emoji=False, markup=False, force_interactive=interactive)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """What to tell how many are done, and of how many, for a line on the terminal; None where there is none."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{done:,} of {total:,} {what}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 class Trimmed:

@@ -327,7 +327,7 @@ def of_examples(normalisation: Normalisation | None, spec: Spec, labels: Any) ->
     """
     if normalisation is None or not spec.tasks:
         return normalisation
-    shape = (len(labels), *(1,) * (len(spec.shape) - 1), -1)
+    shape = (labels.shape[0], *(1,) * (len(spec.shape) - 1), -1)
     of = spec.task_of(labels)
     mean, deviation = (value[of].reshape(shape) for value in (normalisation.mean, normalisation.deviation))
     return normalisation._replace(mean=mean, deviation=deviation)

@@ -62,7 +62,7 @@ def probabilities(trained: Trained, parameters: Arrays, model_state: Arrays, raw
     spec, normalisation = trained.data.spec, evaluation.as_float32(trained.data.normalisation)
     found = []
     for classes in spec.blocks().values() or [slice(0, spec.classes)]:
-        labels = jnp.full(len(raw), classes.start)
+        labels = jnp.full(raw.shape[0], classes.start)
         seen = base.normalise(base.of_examples(normalisation, spec, labels), raw)
         found.append(jax.nn.softmax(logits(trained, parameters, model_state, seen)[..., classes]))
     return jnp.concatenate(found, axis=-1)

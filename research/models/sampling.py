@@ -1,6 +1,7 @@
 """A language model writes on: tokens drawn one after another, each from what the model makes of all before it.
 
     tokens = sample(model, spec, parameters, prompt, key, count=100, temperature=0.8, top_k=40)
+    for some in stream(model, spec, parameters, prompt, key, count=100): ...          # the same, as it is written
 
 Attention needs of earlier tokens only their keys and values. These are remembered, so that a further token costs the
 work of one position: the prompt is read in one go, then follows a loop. Lengths are values and not shapes, and so one
@@ -11,7 +12,7 @@ The token at position p is drawn with a key of (key, p): asking for more tokens 
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -48,25 +49,54 @@ def sample(
     Raises UserError for prompts that are empty or no tokens, for more than fits into the context, and for a
     temperature, k or p that cannot be.
     """
+    padded, length, end, how = _prepared(model, spec, prompt, count, temperature, top_k, top_p)
+    written = _write_on(spec, as_arrays(model), parameters, padded, np.int32(length), np.int32(end), key, *how)
+    return np.asarray(written)[:, length:end]
+
+
+def stream(
+    model: GPT,
+    spec: Spec,
+    parameters: Mapping[str, Any],
+    prompt: Any,
+    key: Array,
+    *,
+    count: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    at_once: int = 4,
+) -> Iterator[np.ndarray]:
+    """What `sample` gives, to the token, in pieces (batch, at_once) as they are written. Arguments and errors as there.
+
+    What is remembered stays on the device from one piece to the next.
+    """
+    padded, length, end, how = _prepared(model, spec, prompt, count, temperature, top_k, top_p)
+    carry = _read(spec, as_arrays(model), parameters, padded, np.int32(length))
+    for start in range(length, end, at_once):
+        stop = min(start + at_once, end)
+        carry = _write_some(spec, as_arrays(model), parameters, carry, np.int32(start), np.int32(stop), key, *how)
+        yield np.asarray(carry[0][:, start:stop])
+
+
+def _prepared(
+    model: GPT,
+    spec: Spec,
+    prompt: Any,
+    count: int | None,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> tuple[np.ndarray, int, int, tuple]:
+    """The prompts (batch, context), where they end, where writing does, and how tokens are chosen. Raises UserError."""
     prompt = np.asarray(prompt)
     _check(model, spec, prompt, count, temperature, top_k, top_p)
     length = prompt.shape[1]
     end = model.context if count is None else length + count
     padded = np.zeros((len(prompt), model.context), np.int32)
     padded[:, :length] = prompt
-    written = _write_on(
-        spec,
-        as_arrays(model),
-        parameters,
-        padded,
-        np.int32(length),
-        np.int32(end),
-        key,
-        np.float32(temperature),
-        np.int32(spec.tokens if top_k is None else top_k),
-        np.float32(math.inf if top_p is None else top_p),
-    )
-    return np.asarray(written)[:, length:end]
+    how = np.float32(temperature), np.int32(spec.tokens if top_k is None else top_k)
+    return padded, length, end, (*how, np.float32(math.inf if top_p is None else top_p))
 
 
 def _check(model, spec, prompt, count, temperature, top_k, top_p):
@@ -100,25 +130,39 @@ def _write_on(
     spec: Spec, model: GPT, parameters, tokens: Array, length: Array, end: Array, key: Array, *how: Array
 ) -> Array:
     """The tokens (batch, context) with those from `length` to `end` filled in."""
-    module = model.module(spec)
+    carry = _read(spec, model, parameters, tokens, length)
+    return _write_some(spec, model, parameters, carry, length, end, key, *how)[0]
 
-    def logits_of(tokens, cache, start):
-        logits, changed = module.apply(
-            {"params": parameters, **cache}, tokens, train=False, start=start, mutable=["cache"]
-        )
-        return logits, {"cache": changed["cache"]}
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(spec: Spec, model: GPT, parameters, tokens: Array, length: Array) -> tuple[Array, Any, Array]:
+    """The tokens, what is remembered of them, and the logits (batch, tokens) of what comes after the first `length`."""
+    logits, cache = _logits_of(spec, model, parameters, tokens, {}, jnp.int32(0))
+    # What is remembered past `length` is written over before use.
+    return tokens, cache, jax.lax.dynamic_index_in_dim(logits, length - 1, axis=1, keepdims=False)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _write_some(
+    spec: Spec, model: GPT, parameters, carry: tuple[Array, Any, Array], start: Array, end: Array, key: Array, *how
+) -> tuple[Array, Any, Array]:
+    """What `_read` gives, with the tokens from `start` to `end` filled in."""
 
     def step(position, carry):
         tokens, cache, logits = carry
         new = choose(jax.random.fold_in(key, position), logits, *how)[:, None]
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, new, position, axis=1)
-        logits, cache = logits_of(new, cache, position)
+        logits, cache = _logits_of(spec, model, parameters, new, cache, position)
         return tokens, cache, logits[:, 0]
 
-    logits, cache = logits_of(tokens, {}, jnp.int32(0))  # what is remembered past `length` is written over before use
-    last = jax.lax.dynamic_index_in_dim(logits, length - 1, axis=1, keepdims=False)
-    tokens, _, _ = jax.lax.fori_loop(length, end, step, (tokens, cache, last))
-    return tokens
+    return jax.lax.fori_loop(start, end, step, carry)
+
+
+def _logits_of(spec: Spec, model: GPT, parameters, tokens: Array, cache: Any, start: Array) -> tuple[Array, Any]:
+    """The logits of tokens that begin at `start`, and what is remembered."""
+    variables = {"params": parameters, **cache}
+    logits, changed = model.module(spec).apply(variables, tokens, train=False, start=start, mutable=["cache"])
+    return logits, {"cache": changed["cache"]}
 
 
 def choose(key: Array, logits: Array, temperature: Array, top_k: Array, top_p: Array) -> Array:

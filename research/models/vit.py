@@ -87,7 +87,7 @@ class _ViT(nn.Module):
         if config.pooling == "class":
             token = self.param("class_token", nn.initializers.zeros, (width,))
             tokens, token = promote_dtype(tokens, token)
-            tokens = jnp.concatenate([jnp.broadcast_to(token, (len(tokens), 1, width)), tokens], axis=1)
+            tokens = jnp.concatenate([jnp.broadcast_to(token, (tokens.shape[0], 1, width)), tokens], axis=1)
         positions = self.param("positions", nn.initializers.normal(DEVIATION), tokens.shape[1:])
         tokens = jnp.add(*promote_dtype(tokens, positions))
         if config.dropout is not None:

@@ -7,7 +7,7 @@ the names that the user gave.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -277,20 +277,14 @@ def _show_classes(console: Console, split: str, report: Mapping[str, Any]) -> No
     console.print()
 
 
-def show_predictions(console: Console, predictions: Sequence[Mapping[str, Any]], most: int = 3) -> None:
-    """Pictures, each with its likeliest classes and their probabilities."""
-    table = _grid("picture", "class", ">probability", "")
-    for prediction in predictions:
-        for rank, (name, probability) in enumerate(prediction["classes"][:most]):
-            first = rank == 0
-            cells = (str(prediction["file"]) if first else "", str(name), _percent(probability))
-            table.add_row(*cells, prediction.get("note") or "" if first else "", style="bold" if first else "dim")
-    console.print(table)
-
-
 def show_sample(console: Console, sampled: Mapping[str, Any]) -> None:
     """A prompt and how a language model goes on from it."""
     console.print(Text.assemble((sampled["prompt"], "bold"), sampled["text"]), soft_wrap=True)
+
+
+def show_prompt(console: Console, prompt: str) -> None:
+    """A prompt that a language model is about to go on from."""
+    console.print(Text(prompt, "bold"), end="", soft_wrap=True)
 
 
 def show_export(console: Console, told: Mapping[str, Any]) -> None:

@@ -1,14 +1,15 @@
-"""What the command line does with an experiment: train, resume, inspect, evaluate, predict.
+"""What the command line does with an experiment: train, resume, inspect, evaluate, sample.
 
 Each function reads or writes a run folder (see `training.folder`) and returns what there is to show as plain data.
 """
 
+import codecs
 import contextlib
 import dataclasses
 import functools
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from research.commandline.loading import blaming_if_there, modules_beside
 from research.config import fingerprint, to_json
-from research.data import base, pictures, text
+from research.data import base, text
 from research.data.base import Loaded
 from research.errors import UserError
 from research.inspection import Inspection, tables
@@ -453,35 +454,19 @@ def interpolate(path: str, *, points: int = 11, split: str = "validation") -> li
     )
 
 
-def predict(path: str, files: Sequence[str]) -> list[dict[str, Any]]:
-    """Classes of a user's own pictures, the likeliest first: [{"file", "classes": [[name, probability], ...], "note"}].
-
-    The pictures are decoded, converted and normalised as the run's data was, which itself is not needed.
-    """
-    run = folder.open_run(path)
-    experiment = read_experiment(run)
-    data = base.from_description(run.read_json("data.json"))
-    read = [pictures.read_picture(file, data) for file in files]
-    plan = plan_for(experiment, data.spec, data.examples, data.background)
-    state, frozen = load_best(run, experiment, plan)
-    inputs = replicate(plan, np.stack([picture.array for picture in read]))
-    likely = evaluation.probabilities(
-        plan, boundary(experiment), frozen, *state.used(), inputs, evaluation.as_float32(data.normalisation)
-    )
-    return [
-        {
-            "file": str(file),
-            "classes": sorted(zip(data.spec.names, map(float, row), strict=True), key=lambda pair: -pair[1]),
-            "note": "; ".join(picture.notes) or None,
-        }
-        for file, picture, row in zip(files, read, np.asarray(likely), strict=True)
-    ]
-
-
-def sample(path: str, prompt: str, *, count: int | None = None, seed: int = 0, **how: Any) -> dict[str, Any]:
+def sample(
+    path: str,
+    prompt: str,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    on_text: Callable[[str], None] | None = None,
+    **how: Any,
+) -> dict[str, Any]:
     """How a run's language model goes on from a text; `how` is as `models.sampling.sample` takes it.
 
     count: of tokens; up to the length that the model was trained on if None, for later positions have learned nothing.
+    on_text: given the text piece by piece as it is written.
     Raises UserError for a run of another kind of model or data.
     """
     run = folder.open_run(path)
@@ -498,11 +483,20 @@ def sample(path: str, prompt: str, *, count: int | None = None, seed: int = 0, *
     if count is None:
         count = max(data.spec.shape[0] - tokens.shape[1], 0)
     key = jax.random.key(seed)
-    written = sampling.sample(experiment.model, data.spec, parameters, tokens, key, count=count, **how)
+    arguments = (experiment.model, data.spec, parameters, tokens, key)
+    if on_text is None:
+        written = sampling.sample(*arguments, count=count, **how)[0]
+    else:
+        decoder, pieces = codecs.getincrementaldecoder("utf-8")("replace"), []
+        for piece in sampling.stream(*arguments, count=count, **how):
+            pieces.append(piece[0])
+            on_text(decoder.decode(bytes(piece[0].astype(np.uint8))))
+        on_text(decoder.decode(b"", final=True))
+        written = np.concatenate([*pieces, np.zeros(0, np.int32)])
     return {
         "folder": str(run.path),
         "step": int(state.step),
         "prompt": prompt,
-        "text": text.as_text(written[0]),
-        "tokens": written[0].tolist(),
+        "text": text.as_text(written),
+        "tokens": written.tolist(),
     }

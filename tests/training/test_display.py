@@ -246,24 +246,12 @@ def test_an_evaluation_names_its_split():
     assert "runs/a, step 5" in out
 
 
-def test_predictions_have_the_likeliest_classes_of_each_picture():
-    predictions = [
-        {"file": "a/seven.png", "classes": [["7", 0.9], ["1", 0.06], ["9", 0.03], ["0", 0.01]], "note": "inverted"},
-        {"file": "b.png", "classes": [["no", 1.0]], "note": None},
-    ]
-    lines = [line.split() for line in shown(display.show_predictions, predictions).splitlines()]
-    assert lines[1] == ["a/seven.png", "7", "90.00", "%", "inverted"]
-    assert lines[2:4] == [["1", "6.00", "%"], ["9", "3.00", "%"]]
-    assert lines[4] == ["b.png", "no", "100.00", "%"]
-
-
-@pytest.mark.parametrize("name", ["plan", "summary", "evaluation", "predictions"])
+@pytest.mark.parametrize("name", ["plan", "summary", "evaluation"])
 def test_in_a_pipe_nothing_but_plain_text_of_80_columns_is_written(name):
     given = {
         "plan": (display.show_plan, PLAN | {"name": "x" * 60}),
         "summary": (display.show_summary, SUMMARY | {"folder": "runs/a"}),
         "evaluation": (display.show_evaluation, {"split": "test", "step": 5, "folder": "runs/a", "test": report()}),
-        "predictions": (display.show_predictions, [{"file": "p" * 99, "classes": [["c" * 50, 1.0]], "note": "n" * 60}]),
     }
     out = shown(*given[name])
     assert out.isascii()

@@ -64,7 +64,9 @@ def sentence(judged: Mapping[str, Any]) -> tuple[str, str]:
     """What a judgement comes to, in a short sentence and a longer one."""
     figures, intervals = judged["figures"], judged["intervals"]
     low, high = intervals["accuracy"]
-    what = f"{judged['tokens']:,} tokens" if "tokens" in judged else f"{judged['examples']:,} {judged['split']} examples"
+    what = (
+        f"{judged['tokens']:,} tokens" if "tokens" in judged else f"{judged['examples']:,} {judged['split']} examples"
+    )
     first = f"{percent(figures['accuracy'])} of {what} are right (95 % interval {percent(low)} to {percent(high)})."
     if "classes" not in judged:
         return first, ""
@@ -100,7 +102,9 @@ def _bends(judged: Mapping[str, Any]) -> str:
         else:
             held.append(way["name"])
     told = f"It loses more than 10 points by {_listed(lost)}." if lost else ""
-    return told + (f" {'But not' if lost else 'It loses less than 10 points'} by any {_listed(held, 'or')}." if held else "")
+    return told + (
+        f" {'But not' if lost else 'It loses less than 10 points'} by any {_listed(held, 'or')}." if held else ""
+    )
 
 
 def _listed(words: Sequence[str], last: str = "and") -> str:
@@ -169,7 +173,9 @@ def _gallery(judged: Mapping[str, Any], inputs: Mapping[int, np.ndarray], kind: 
         rows = judged.get(name, [])
         if rows and inputs:
             shown = "".join(_example(row, inputs[row["example"]], kind, maximum) for row in rows)
-            parts.append(f"<section><h2>{title}</h2><p class=quiet>{said}</p><div class=gallery>{shown}</div></section>")
+            parts.append(
+                f"<section><h2>{title}</h2><p class=quiet>{said}</p><div class=gallery>{shown}</div></section>"
+            )
     return "".join(parts)
 
 
@@ -241,7 +247,9 @@ def _all_figures(judged: Mapping[str, Any]) -> str:
         low, high = judged["intervals"].get(name, (None, None))
         between = "" if low is None else f"{low:.4g} to {high:.4g}"
         told = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-        rows.append(page.row([page.cell(name), page.cell(told, value), page.cell(between), page.cell(WORDS.get(name, ""))]))
+        rows.append(
+            page.row([page.cell(name), page.cell(told, value), page.cell(between), page.cell(WORDS.get(name, ""))])
+        )
     said = "By these names a figure can be asked for, and a decision made to depend on it."
     titles = ["figure", "#value", "95 % interval", "what it is"]
     return f"<section><h2>Every figure</h2><p class=quiet>{said}</p>{page.table('figures', titles, rows)}</section>"

@@ -99,7 +99,11 @@ def make_flags() -> flags.FlagValues:
 
     text("config", None, "what to run: FILE.py, FILE.py:ARGUMENT or the config.json of a run")
     text("mode", "train", "train, inspect (show the plan and stop), diff, evaluate, explain, predict, sample or export")
-    text("against", None, "diff: another config, or a run, whose layers are compared with those of --config; evaluate: another run")
+    text(
+        "against",
+        None,
+        "diff: another config, or a run, whose layers are compared with those of --config; evaluate: another run",
+    )
     text("resume", None, "a run's folder: go on where it stopped")
     text("run", None, "a run's folder: what to evaluate, to explain, to predict or to sample with, or to export")
     text("workdir", "runs", "where the folders of runs are")

@@ -65,9 +65,9 @@ def is_residual(trained: Trained, block: str) -> bool:
     two = jax.random.normal(jax.random.key(0), (2, *spec.shape))
     if spec.tokens is not None:
         two = jax.random.randint(jax.random.key(0), (2, *spec.shape), 0, spec.tokens)
-    _, changed = jax.jit(
-        lambda parameters, seen: apply(trained, parameters, seen, features=(block,), edits=silent)
-    )(trained.parameters, two)
+    _, changed = jax.jit(lambda parameters, seen: apply(trained, parameters, seen, features=(block,), edits=silent))(
+        trained.parameters, two
+    )
     one, other = np.asarray(changed["features"][block])
     return bool(np.abs(one - other).max() > 1e-6)
 

@@ -92,7 +92,10 @@ def test_what_is_not_said_has_a_default():
         (["--mode", "inspect"], "--mode inspect: say which config with --config FILE"),
         (["--mode", "train"], "say what to train with --config FILE"),
         (["--tensorboard"], "say what to train with --config FILE"),
-        (["--run", "r"], "--run: goes with --mode evaluate, explain, predict, sample or export; to go on with a run: --resume"),
+        (
+            ["--run", "r"],
+            "--run: goes with --mode evaluate, explain, predict, sample or export; to go on with a run: --resume",
+        ),
         (["--mode", "inspect", "--config", "x.py", "--run", "r"], "--run: goes with --mode evaluate, explain, predict"),
         (["--resume", "r", "--config", "x.py"], "--config: a resumed run has its own"),
         (["--resume", "r", "--workdir", "w"], "--workdir: a resumed run has its own"),

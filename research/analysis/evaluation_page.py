@@ -102,9 +102,9 @@ def _bends(judged: Mapping[str, Any]) -> str:
         else:
             held.append(way["name"])
     told = f"It loses more than 10 points by {_listed(lost)}." if lost else ""
-    return told + (
-        f" {'But not' if lost else 'It loses less than 10 points'} by any {_listed(held, 'or')}." if held else ""
-    )
+    if held:
+        told += f" {'Less than that by' if lost else 'It loses less than 10 points by'} any {_listed(held, 'or')} that was tried."
+    return told
 
 
 def _listed(words: Sequence[str], last: str = "and") -> str:
@@ -191,7 +191,8 @@ def _example(row: Mapping[str, Any], raw: np.ndarray, kind: str, maximum: float 
 def show(raw: np.ndarray, kind: str, maximum: float | None) -> str:
     """A raw example as HTML: a picture, a text, a curve, or its numbers."""
     if kind == "bytes":
-        return f"<pre>{_text(bytes(int(token) for token in raw.ravel() if 0 < token < 256).decode(errors='replace'))}</pre>"
+        text = bytes(int(token) for token in raw.ravel() if 0 < token < 256).decode(errors="replace")
+        return f"<pre>{_text(text)}</pre>"
     if kind == "image" and raw.ndim == 3:
         return f'<img alt="" src="{picture_uri(raw, maximum)}">'
     if raw.ndim == 2 and np.issubdtype(raw.dtype, np.floating):
@@ -209,7 +210,7 @@ def _curve(values: np.ndarray) -> str:
 
 
 def picture_uri(raw: np.ndarray, maximum: float | None) -> str:
-    """A picture (height, width, features) as a PNG within the page; one of other than three features shows the first."""
+    """A picture (height, width, features) as a PNG within the page; without colours its first feature."""
     from PIL import Image
 
     low, high = (0.0, maximum) if maximum is not None else (float(raw.min()), float(raw.max()))
@@ -257,15 +258,16 @@ def _all_figures(judged: Mapping[str, Any]) -> str:
 
 def _method(judged: Mapping[str, Any]) -> str:
     told = [
-        f"Intervals hold in 95 of 100 cases, over other examples of the same kind: examples were drawn anew {RESAMPLES:,} "
-        "times with replacement. Of shares, one example that is right and one that is wrong take part in the drawing, so "
-        "that no interval is of no width. They do not tell of other seeds: another run of the same config would differ."
+        "Intervals hold in 95 of 100 cases, over other examples of the same kind: examples were drawn anew "
+        f"{RESAMPLES:,} times with replacement. Of shares, one example that is right and one that is wrong take part in "
+        "the drawing, so that no interval is of no width. They do not tell of other seeds: another run of the same "
+        "config would differ."
     ]
     if "reliability" in judged:
         told.append(
             f"The calibration error is the mean gap over {len(judged['reliability'])} bins of equal width by the "
-            "probability of what is predicted (Guo et al., 2017). Chance alone makes it more than 0, so its interval is "
-            "mirrored about it."
+            "probability of what is predicted (Guo et al., 2017). Chance alone makes it more than 0, so its "
+            "interval is mirrored about it."
         )
     if judged.get("harder"):
         ways = "; ".join(f"{way['name']} in {way['per']}" for way in judged["harder"])

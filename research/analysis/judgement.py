@@ -223,8 +223,8 @@ def sentence(pair: Pair, first: str, second: str) -> str:
     """What a comparison comes to."""
     examples = pair.only_first + pair.only_second + pair.both + pair.neither
     parted = (
-        f"{pair.only_first:,} of {examples:,} examples are right with the first alone and {pair.only_second:,} with the "
-        f"second alone; McNemar {p_value(pair.p)}"
+        f"{pair.only_first:,} of {examples:,} examples are right with the first alone and {pair.only_second:,} with "
+        f"the second alone; McNemar {p_value(pair.p)}"
     )
     by = f"by {abs(100 * pair.difference):.1f} points (95 % interval {span(pair.low, pair.high)})"
     if pair.p >= HARDLY:

@@ -116,7 +116,7 @@ def occlusion(
 
 
 def patches_of(space: Sequence[int], side: int = 1, stride: int = 1) -> np.ndarray:
-    """(patches, *space) truths: boxes of a side, at every stride, that cover all of a space; the last end at its end."""
+    """(patches, *space) truths: boxes of a side, at every stride, that cover a space; the last end where it does."""
     places = [sorted({*range(0, max(size - side, 0) + 1, stride), max(size - side, 0)}) for size in space]
     found = []
     for corner in np.ndindex(*map(len, places)):

@@ -1,4 +1,4 @@
-"""A run explained: some of its answers, and what its layers are good for; kept in its folder as data, figures and a page.
+"""A run explained: some of its answers, and what its layers are good for; kept in its folder as data and a page.
 
     told = explain_run("runs/digits_cnn", ["seven.png"])
     told["examples"][0]["says"], told["files"]
@@ -177,6 +177,7 @@ def explain(trained: Trained, loaded: Loaded, chosen: Chosen) -> tuple[dict[str,
         "features_of": {"layer": nearest.layer, "looked_through": nearest.looked_through},
         "sanity": checked,
         "doubtful": sanity.doubtful(checked),
+        "outlines": sanity.outlines(checked),
         "left_out": left_out,
     }
     return told, Explained(chosen, maps, nearest, kernels, features)
@@ -200,7 +201,7 @@ def _normalised(loaded: Loaded, raw: np.ndarray, labels: np.ndarray) -> jax.Arra
 def steps_to_complete(
     function: Callable, surface: Surface, target: jax.Array, baseline: jax.Array
 ) -> tuple[int, np.ndarray]:
-    """How many steps integrated gradients take until they are complete, or as many as are taken; and what is missing."""
+    """The steps of STEPS that make integrated gradients complete, or the last; and what is missing."""
     for steps in STEPS:
         run = jax.jit(functools.partial(_gaps, function, steps=steps))
         gaps = np.asarray(run(surface.inputs, target, baseline))

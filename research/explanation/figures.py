@@ -1,4 +1,4 @@
-"""Pictures of an explanation: maps of every method side by side, kernels and feature maps, layers removed, the check."""
+"""Pictures of an explanation: maps of every method, kernels and feature maps, layers removed, untrained weights."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def save(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
 def draw_maps(
     told: Mapping[str, Any], raw: np.ndarray, maps: Mapping[str, np.ndarray], maximum: float | None
 ) -> "Figure":
-    """A row for each example: the picture, and what each method finds in it. Red speaks for the answer, blue against."""
+    """A row for each example: the picture, and what each method finds in it. Red speaks for the answer, blue not."""
     from matplotlib.figure import Figure
 
     rows, columns = len(raw), 1 + len(maps)
@@ -207,6 +207,9 @@ def draw_sanity(checked: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
         values = [1.0, *(np.nan if row["correlation"] is None else row["correlation"] for row in rows)]
         style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4}
         axes.plot(np.arange(len(values)), values, linewidth=1.4, label=method, **style)
+        sizes = [1.0, *(np.nan if (size := row["correlation_without_signs"]) is None else size for row in rows)]
+        if not np.allclose(sizes, values, equal_nan=True):
+            axes.plot(np.arange(len(sizes)), sizes, linewidth=0.8, linestyle="--", color=COLOURS[i], alpha=0.7)
     axes.axhline(0, color=QUIET, linewidth=0.8)
     axes.set_xticks(np.arange(len(names)), names, rotation=35, ha="right", fontsize=8)
     axes.set_xlabel("untrained from the last layer back to")

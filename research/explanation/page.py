@@ -1,7 +1,7 @@
 """The page of an explanation: the answers, what they rest on, what they remind of, and what the layers are good for."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,17 @@ from research.analysis.evaluation_page import STYLE, percent, show
 from research.analysis.report import svg
 
 REFERENCES = (
-    "Gradient x input: Shrikumar et al., 2016. Integrated gradients: Sundararajan, Taly and Yan, 2017. SmoothGrad: Smilkov "
-    "et al., 2017. Occlusion: Zeiler and Fergus, 2014. Grad-CAM: Selvaraju et al., 2017. Attention rollout: Abnar and "
-    "Zuidema, 2020. Check with untrained weights: Adebayo et al., 2018. Blocks removed: Veit, Wilber and Belongie, 2016."
+    "Gradient x input: Shrikumar et al., 2016. Integrated gradients: Sundararajan, Taly and Yan, 2017. SmoothGrad: "
+    "Smilkov et al., 2017. Occlusion: Zeiler and Fergus, 2014. Grad-CAM: Selvaraju et al., 2017. Attention rollout: "
+    "Abnar and Zuidema, 2020. Check with untrained weights: Adebayo et al., 2018. Blocks removed: Veit, Wilber and "
+    "Belongie, 2016."
 )
 EXTRA = """<style>
-.near { display: grid; gap: .35rem .7rem; grid-template-columns: 6.5rem repeat(5, minmax(3.2rem, 5.5rem)); margin: .6rem 0;
-  align-items: start; max-width: 46rem } .near figure { max-width: 5.5rem }
+.near { display: grid; gap: .35rem .7rem; grid-template-columns: 6.5rem repeat(5, minmax(3.2rem, 5.5rem));
+  margin: .6rem 0; align-items: start; max-width: 46rem } .near figure { max-width: 5.5rem }
 .near img { image-rendering: pixelated; width: 100%; display: block; border-radius: 3px }
-.near figcaption { font-size: .75rem; line-height: 1.25; margin-top: .1rem } .near .own img { outline: 2px solid var(--accent) }
+.near figcaption { font-size: .75rem; line-height: 1.25; margin-top: .1rem }
+.near .own img { outline: 2px solid var(--accent) }
 .text { background: var(--soft); border-radius: 4px; font: .8rem/1.7 ui-monospace, monospace; overflow-wrap: anywhere;
   padding: .5rem .7rem; white-space: pre-wrap } .scroll { overflow-x: auto } .scroll figure { max-width: none }
 .scroll .maps { min-width: 36rem; max-width: 62rem }
@@ -45,12 +47,13 @@ def explanation_page(
         shown = f"<figure{about}>{svg(drawn[name], next(number))}<figcaption>{_text(caption)}</figcaption></figure>"
         return f"<div class=scroll>{shown}</div>" if about else shown
 
+    is_text = kind == "bytes"
     parts = [
         f"{STYLE}{EXTRA}<header><h1>{_text(told['name'])}: why does it say so?</h1><p class=quiet>{_text(_about(told))}"
         "</p></header>",
         _verdict(told),
         "<section><h2>What the answers rest on</h2>"
-        f"{_texts(told, raw, maps) if kind == 'bytes' else figure('attribution', _caption_of_maps(told), ' class=maps')}"
+        f"{_texts(told, raw, maps) if is_text else figure('attribution', _caption_of_maps(told), ' class=maps')}"
         "</section>",
         _neighbours(told, raw, near, kind, maximum),
         "<section><h2>What its layers are good for, and whether maps can be trusted</h2></section>"
@@ -67,6 +70,10 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
 def _about(told: Mapping[str, Any]) -> str:
     return (
         f"{told['folder']}, best checkpoint (step {told['step']:,}); layers were removed over "
@@ -80,10 +87,15 @@ def verdict(told: Mapping[str, Any]) -> tuple[str, str]:
     steps = told["integrated_gradients"]["steps"]
     complete = f"Integrated gradients add up to the logit within {100 * gap:.2g} % ({steps:,} steps)."
     if told["doubtful"]:
-        names = " and ".join(told["doubtful"])
-        change = f"Maps by {names} hardly change when no layer is trained: they show the input, not its reasons."
+        names = _listed(told["doubtful"])
+        change = f"Maps by {names} hardly change when no layer is trained: they show the input, not the reasons."
     else:
-        change = "With untrained weights every map changes, as it must."
+        change = "With untrained weights the signs of every map change, as they must."
+    if told["outlines"]:
+        change += (
+            f" Where maps by {_listed(told['outlines'])} are strong is much the same untrained, for that is where the "
+            "input is: read their colours and not their outlines."
+        )
     return told["used"], f"{change} {complete}"
 
 
@@ -160,7 +172,7 @@ def _caption_of_removal(told: Mapping[str, Any]) -> str:
 
 
 def _caption_of_sanity(told: Mapping[str, Any]) -> str:
-    return "Near 0, a map is about what was learned. What stays near 1 shows the input alone."
+    return "Near 0, a map is about what was learned. Dashed: without signs, which follows the input in any network."
 
 
 def _caption_of_kernels() -> str:

@@ -133,7 +133,7 @@ def without_each(trained: Trained, train: Any, held_out: Any, examples: np.ndarr
 
 def sentence(rows: list[dict[str, Any]]) -> str:
     """How much of the depth is used."""
-    whole, *others = rows
+    others = rows[1:]
     if not others:
         return "There is no layer to be removed but the last."
     spared = [row["layer"] for row in others if row["high"] >= 0 and row["difference"] > -0.02]

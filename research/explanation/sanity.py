@@ -2,7 +2,8 @@
 
 Layers get fresh initial values, the last first, then those before it as well, up to all (Adebayo et al., "Sanity checks
 for saliency maps", 2018). A method whose map stays as it was shows the picture's edges, and not the network's reasons.
-Two maps are compared by the rank correlation of their absolute values, place by place.
+Two maps are compared by their rank correlation over places, signs and all. Without signs, methods that multiply by the
+input are alike in any network, as they are strong only where something is drawn; so that is told beside it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ UNCHANGED = 0.5
 
 def stages(trained: Trained, seed: int = 1) -> list[tuple[str, dict[str, Any]]]:
     """(the first layer that is untrained, parameters) from the last layer alone to all parameters."""
-    fresh = network(trained.model, trained.data.spec).init(jax.random.key(seed))["params"]
+    fresh = jax.jit(network(trained.model, trained.data.spec).init)(jax.random.key(seed))["params"]
     fresh = paths.flatten(fresh)
     layers = [call.path for call in layers_of(trained)][::-1]
     ends = sorted({round(share * (len(layers) - 1)) for share in np.linspace(0, 1, min(STAGES, len(layers)))})
@@ -50,14 +51,19 @@ def check(
     for name, method in methods.items():
         whole = method(trained.parameters)
         found[name] = [
-            {"layer": layer, "correlation": correlation(whole, method(parameters))} for layer, parameters in mixed
+            {
+                "layer": layer,
+                "correlation": correlation(whole, other := method(parameters)),
+                "correlation_without_signs": correlation(np.abs(whole), np.abs(other)),
+            }
+            for layer, parameters in mixed
         ]
     return found
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float | None:
-    """The mean over examples of the rank correlation of two maps' absolute values (Spearman); None of constant maps."""
-    each = [_spearman(np.abs(a).ravel(), np.abs(b).ravel()) for a, b in zip(one, other, strict=True)]
+    """The mean over examples of the rank correlation of two maps (Spearman); None where maps are constant."""
+    each = [_spearman(a.ravel(), b.ravel()) for a, b in zip(one, other, strict=True)]
     told = [value for value in each if value is not None]
     return float(np.mean(told)) if told else None
 
@@ -73,3 +79,9 @@ def _spearman(one: np.ndarray, other: np.ndarray) -> float | None:
 def doubtful(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """The methods whose maps are much the same with no layer trained."""
     return [name for name, rows in found.items() if (rows[-1]["correlation"] or 0) > UNCHANGED]
+
+
+def outlines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The other methods whose maps are strong at much the same places with no layer trained."""
+    strong = [name for name, rows in found.items() if (rows[-1]["correlation_without_signs"] or 0) > UNCHANGED]
+    return [name for name in strong if name not in doubtful(found)]

@@ -61,7 +61,7 @@ def figures_of(path: str, split: str = "test", *, harder: bool = True) -> dict[s
     """Every figure of a run that something can be decided by, on a split, by name.
 
     accuracy, worst_class_accuracy, loss, nll, brier, ece, macro_f1, class/NAME/accuracy, parameters, and with `harder`
-    robustness/rotation_15/accuracy and so on. A run of a language model has loss, accuracy, perplexity and bits a token.
+    robustness/rotation_15/accuracy and so on. A language model has loss, accuracy, perplexity and bits a token.
     Raises UserError.
     """
     return judge_run(path, split, harder=harder)["figures"]

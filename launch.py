@@ -277,8 +277,30 @@ def _resume(arguments: Arguments, command: Sequence[str]) -> None:
 def _evaluate(arguments: Arguments, command: Sequence[str]) -> None:
     from research.training import display, run
 
+    if arguments.thorough:
+        _judge(arguments)
+        return
     evaluation = run.evaluate(arguments.run, split=arguments.split)
+    if arguments.against is not None:
+        from research.training import judging
+
+        evaluation["against"] = judging.compare_runs(arguments.run, arguments.against, arguments.split)
     _print(arguments, evaluation, lambda console: display.show_evaluation(console, evaluation))
+
+
+def _judge(arguments: Arguments) -> None:
+    from research.training import judging, judging_display
+
+    judged = judging.judge_run(arguments.run, arguments.split, against=arguments.against)
+    judged = judging.write_judgement(judged)
+    _print(arguments, judged, lambda console: judging_display.show_judgement(console, judged))
+
+
+def _explain(arguments: Arguments, command: Sequence[str]) -> None:
+    from research.explanation import display, explaining
+
+    told = explaining.explain_run(arguments.run, arguments.pictures, split=arguments.split)
+    _print(arguments, told, lambda console: display.show_explanation(console, told))
 
 
 def _predict(arguments: Arguments, command: Sequence[str]) -> int:
@@ -343,7 +365,14 @@ def _print(arguments: Arguments, data: Any, show: Callable[[Any], None]) -> None
         show(console())
 
 
-_ACTIONS_ON_RUNS = {"train": _resume, "evaluate": _evaluate, "predict": _predict, "sample": _sample, "export": _export}
+_ACTIONS_ON_RUNS = {
+    "train": _resume,
+    "evaluate": _evaluate,
+    "explain": _explain,
+    "predict": _predict,
+    "sample": _sample,
+    "export": _export,
+}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from absl import flags
 
 from research.errors import UserError, did_you_mean
 
-MODES = ("train", "inspect", "diff", "evaluate", "predict", "sample", "export")
+MODES = ("train", "inspect", "diff", "evaluate", "explain", "predict", "sample", "export")
 SPLITS = ("test", "validation", "train")
 FORMATS = ("table", "json", "csv", "html")
 EXECUTORS = ("process", "ray")
@@ -26,14 +26,15 @@ CHOICES = {"mode": MODES, "split": SPLITS, "format": FORMATS, "executor": EXECUT
 
 GOES_WITH = {
     "config": ("train", "inspect", "diff"),
-    "against": ("diff",),
+    "against": ("diff", "evaluate"),
     "resume": ("train",),
     "workdir": ("train", "inspect"),
     "executor": ("train",),
     "tensorboard": ("train",),
-    "run": ("evaluate", "predict", "sample", "export"),
-    "split": ("evaluate",),
-    "format": ("inspect", "diff", "evaluate", "predict", "sample", "export"),
+    "run": ("evaluate", "explain", "predict", "sample", "export"),
+    "split": ("evaluate", "explain"),
+    "thorough": ("evaluate",),
+    "format": ("inspect", "diff", "evaluate", "explain", "predict", "sample", "export"),
     "unfold": ("inspect",),
     "rates": ("inspect",),
     "compile": ("inspect",),
@@ -70,6 +71,7 @@ class Arguments(NamedTuple):
     workdir: str
     executor: str
     split: str
+    thorough: bool
     format: str
     unfold: bool
     rates: str | None
@@ -101,17 +103,23 @@ def make_flags() -> flags.FlagValues:
         kind(name, default, meaning, flag_values=values)
 
     text("config", None, "what to run: FILE.py, FILE.py:ARGUMENT or the config.json of a run")
-    text("mode", "train", "train, inspect (show the plan and stop), diff, evaluate, predict, sample or export")
-    text("against", None, "diff: another config, or a run, whose layers are compared with those of --config")
+    text("mode", "train", "train, inspect (show the plan and stop), diff, evaluate, explain, predict, sample or export")
+    text(
+        "against",
+        None,
+        "diff: another config, or a run, whose layers are compared with those of --config; evaluate: another run",
+    )
     text("resume", None, "a run's folder: go on where it stopped")
     text(
         "run",
         None,
-        "a run's folder, to evaluate, sample or predict with, or to export; predict: or an exported one",
+        "a run's folder, to evaluate, explain, sample or predict with, or to export; predict: or an exported one",
     )
     text("workdir", "runs", "where the folders of runs are")
     text("executor", "process", "of a sweep: process, or ray for a cluster, that at RAY_ADDRESS or one of its own")
-    text("split", "test", "what to evaluate on: test, validation or train")
+    text("split", "test", "what to evaluate on, or to explain examples of: test, validation or train")
+    thorough = "evaluate: also calibration, intervals and harder examples, kept in the run's folder as a page"
+    flags.DEFINE_boolean("thorough", False, thorough, flag_values=values)
     text(
         "format",
         "table",
@@ -231,7 +239,8 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
                 "inspect": "to inspect a run: --config RUN/config.json",
                 "diff": "to compare runs: --config RUN --against RUN",
             }
-            problems.append(f"--run: goes with --mode evaluate, predict, sample or export; {instead[mode]}")
+            *modes, last = GOES_WITH["run"]
+            problems.append(f"--run: goes with --mode {', '.join(modes)} or {last}; {instead[mode]}")
         else:
             problems.append(f"--{name}: goes with --mode {' or '.join(GOES_WITH[name])}, and this is --mode {mode}")
     if arguments.resume is not None:
@@ -242,7 +251,7 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
     if of_nothing:
         known = "a run's config is fixed; a new run can start from its config.json" if given & {"resume", "run"} else ""
         problems.append(f"--config.{arguments.overrides[0].path}: {known or 'say which config with --config FILE'}")
-    if mode != "predict":
+    if mode not in ("predict", "explain"):
         problems += [_unexpected(token, arguments) for token in arguments.pictures]
     if mode in GOES_WITH["run"] and arguments.run is None:
         problems.append(f"--mode {mode}: say which run with --run FOLDER")
@@ -270,5 +279,5 @@ def _unexpected(token: str, arguments: Arguments) -> str:
     if arguments.config is None and token.partition(":")[0].endswith((".py", ".json")):
         return f"{token}: what is it? a config is given as --config {token}"
     if token.endswith((".png", ".jpg", ".jpeg")):
-        return f"{token}: what is it? pictures go with --mode predict"
+        return f"{token}: what is it? pictures go with --mode predict and explain"
     return f"{token}: what is it? values of a field are given as --config.PATH VALUE"

@@ -64,6 +64,8 @@ class Model:
 
 AnyModel = Model | nn.Module
 """What may stand for a model in an experiment."""
+Edit = Callable[[Array, Any], Any]
+"""What is made of a layer's outputs: (inputs, outputs) -> outputs."""
 
 
 class Altered(Model):
@@ -85,15 +87,18 @@ class Network(NamedTuple):
 
     init(key) -> variables: plain nested dicts {"params": {...}, "batch_stats": {...} where the model has such state}.
         Values depend on the key and their path alone.
-    apply(variables, inputs, *, train, key=None, features=(), trained=None, given=None) -> (logits, changed):
+    apply(variables, inputs, *, train, key=None, features=(), trained=None, given=None, edits={}) -> (logits, changed):
         inputs (batch, *spec.shape), logits (batch, spec.classes), or for tokens (batch, positions, spec.classes);
         `key` is needed to train with dropout.
         changed holds every collection but the parameters as it is after a training step, and where `features` names
         layers by path ("stage_0/convolution_0"), their outputs: {"features": {path: array}}; the last one of a layer
-        that is called several times. Raises UserError for a path that is no layer's.
+        that is called several times. What a layer sows as an intermediate can be asked for by the name beneath its
+        path: "block_00/attention/weights". Raises UserError for a path that is neither.
         trained: the paths of the parameters that are trained, all if None. In training, what comes before the first
         of them, and every batch norm of which none is, runs as it is evaluated: on running averages, without dropout.
         given: (layer, array), what a layer is given in the place of what comes to it.
+        edits: {layer: function}, what is made of a layer's outputs: function(inputs, outputs) stands in their place.
+            A layer of a scanned stack cannot be edited; there is no call of its own.
     reach(variables, inputs, *, trained) -> (layer, array): the first layer outside of any stack that is trained, or has
         something trained in it, and what comes to it in evaluation; (None, None) where something of the model itself or
         a stack is trained before it, or it is given anything but one array.
@@ -128,6 +133,41 @@ def kernels(model: AnyModel, spec: Spec) -> dict[str, Kernel]:
     with recording(found):
         jax.eval_shape(network(model, spec).init, jax.random.key(0))
     return found
+
+
+class Call(NamedTuple):
+    """What a layer was given and what it gave, once."""
+
+    path: str
+    kind: str
+    """The name of its class."""
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def calls(model: AnyModel, spec: Spec) -> tuple[Call, ...]:
+    """Every call of a layer that makes one array of another, for one example, in the order in which they end.
+
+    A stack that is scanned is not looked into. Nothing is computed.
+    """
+    found: list[Call] = []
+
+    def intercept(call, args, kwargs, context):
+        outputs = call(*args, **kwargs)
+        layer, are_arrays = context.module, bool(args) and all(isinstance(x, jax.Array) for x in (args[0], outputs))
+        if context.method_name == "__call__" and layer.path and are_arrays:
+            found.append(Call("/".join(layer.path), type(layer).__name__, args[0].shape, outputs.shape))
+        return outputs
+
+    net, dtype = network(model, spec), jnp.float32 if spec.tokens is None else jnp.int32
+    variables = jax.eval_shape(net.init, jax.random.key(0))
+
+    def run(variables, inputs):
+        with nn.intercept_methods(intercept):
+            return net.apply(variables, inputs, train=False)[0]
+
+    jax.eval_shape(run, variables, jax.ShapeDtypeStruct((1, *spec.shape), dtype))
+    return tuple(found)
 
 
 def unboxed(variables: Mapping) -> Mapping:
@@ -169,6 +209,7 @@ class _Sized:
         features: tuple[str, ...] = (),
         trained: Collection[str] | None = None,
         given: tuple[str, Array] | None = None,
+        edits: Mapping[str, Edit] = MappingProxyType({}),
     ) -> tuple[Array, dict]:
         self._check_inputs(inputs)
         state = [kind for kind in variables if kind != "params"] if train else []
@@ -182,6 +223,8 @@ class _Sized:
             with contextlib.ExitStack() as around:
                 if given is not None:
                     around.enter_context(_given(*given))
+                if edits:
+                    around.enter_context(_edited(edits))
                 if train and trained is not None:
                     around.enter_context(_fixed(trained))
                 if self.adapters:
@@ -260,14 +303,22 @@ class _Asked:
         return {path: self._outputs(captured, path, *stored) for path, stored in self._stored.items()}
 
     def _outputs(self, captured: Mapping, path: str, stored: str, index: int | None) -> Any:
+        layer, _, name = stored.rpartition("/")
+        if stored not in self._layers and (sown := _at(captured, layer).get(name)):
+            return sown[-1] if index is None else sown[-1][index]
         if stored not in self._layers:
             raise UserError(f"features: no layer '{path}'{did_you_mean(path, filter(None, self._layers))}")
-        for part in stored.split("/"):
-            captured = captured.get(part, {})
-        if "__call__" not in captured:
+        if "__call__" not in (found := _at(captured, stored)):
             raise UserError(f"features: layer '{path}' has no outputs to ask for; its `__call__` was not used")
-        outputs = captured["__call__"][-1]
+        outputs = found["__call__"][-1]
         return outputs if index is None else outputs[index]
+
+
+def _at(captured: Mapping, layer: str) -> Mapping:
+    """What was caught of a layer, by the name of the method or of what it sows."""
+    for part in filter(None, layer.split("/")):
+        captured = captured.get(part, {})
+    return captured
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -323,6 +374,17 @@ def _given(layer: str, inputs: Array) -> contextlib.AbstractContextManager:
         if context.method_name == "__call__" and "/".join(context.module.path) == layer:
             args = (inputs, *args[1:])
         return call(*args, **kwargs)
+
+    return nn.intercept_methods(intercept)
+
+
+def _edited(edits: Mapping[str, Edit]) -> contextlib.AbstractContextManager:
+    """Within it, something else is made of the outputs of layers, by path."""
+
+    def intercept(call, args, kwargs, context):
+        outputs = call(*args, **kwargs)
+        path = "/".join(context.module.path)
+        return edits[path](args[0], outputs) if context.method_name == "__call__" and path in edits else outputs
 
     return nn.intercept_methods(intercept)
 

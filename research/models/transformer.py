@@ -29,7 +29,7 @@ from research.models.layers import (
     token_norm,
 )
 from research.models.stack import Keys, keys_of, stack
-from research.ops.attention import attention
+from research.ops.attention import attend, attention_weights
 from research.spec import Spec
 
 
@@ -139,6 +139,8 @@ class Attention(nn.Module):
     With `start`, the keys and values of the tokens, the first of which stands at this position, are written to the
     collection "cache", (batch, config.context, heads, features) each. A single token then sees all that is remembered
     up to itself. Several tokens see each other alone, so they must be the first.
+
+    Its weights (batch, heads, queries, keys) can be asked for as the features block_03/attention/weights.
     """
 
     config: Blocks
@@ -158,7 +160,9 @@ class Attention(nn.Module):
             if tokens.shape[1] == 1:
                 key, value = remembered
                 causal, visible = False, jnp.broadcast_to(jnp.arange(key.shape[1]) <= start, key.shape[:2])
-        outputs = attention(query, key, value, causal=causal, visible=visible)
+        weights = attention_weights(query, key, causal=causal, visible=visible)
+        self.sow("intermediates", "weights", weights)  # kept only where it is asked for
+        outputs = attend(weights, value)
         return _dense(config, config.width, "output", keys, self.shortcut_scale)(outputs.reshape(tokens.shape))
 
     def _remember(self, name: str, new: Array, start: Array) -> Array:

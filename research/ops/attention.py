@@ -19,7 +19,18 @@ def attention(
     causal: bool = False,
     visible: Bool[Array, "batch keys"] | None = None,
 ) -> Float[Array, "batch queries heads outputs"]:
-    """The values that each query reads, head by head.
+    """The values that each query reads, head by head; `causal` and `visible` are as in `attention_weights`."""
+    return attend(attention_weights(query, key, causal=causal, visible=visible), value)
+
+
+def attention_weights(
+    query: Float[Array, "batch queries heads features"],
+    key: Float[Array, "batch keys heads features"],
+    *,
+    causal: bool = False,
+    visible: Bool[Array, "batch keys"] | None = None,
+) -> Float[Array, "batch heads queries keys"]:
+    """How much each query reads of each key, head by head: every row sums to 1.
 
     causal: a query sees no key after its own position; where there are more keys than queries, as when earlier ones
         are kept, the queries are the last positions.
@@ -31,8 +42,8 @@ def attention(
     if causal and queries > keys:
         raise ValueError(f"attention: {queries} queries {query.shape} for {keys} keys {key.shape} cannot be causal")
     # Heads first: each is then one matrix product on contiguous memory.
-    by_head = [jnp.swapaxes(array, 1, 2) for array in (query, key, value)]
-    scores = jnp.einsum("bhqd,bhkd->bhqk", by_head[0] / math.sqrt(query.shape[-1]), by_head[1])
+    query, key = (jnp.swapaxes(array, 1, 2) for array in (query, key))
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query / math.sqrt(query.shape[-1]), key)
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     least = jnp.finfo(scores.dtype).min
     if causal:
@@ -40,5 +51,12 @@ def attention(
         scores = jnp.where(position <= position[keys - queries :, None], scores, least)
     if visible is not None:
         scores = jnp.where(visible[:, None, None, :], scores, least)
-    weights = jax.nn.softmax(scores).astype(value.dtype)
-    return jnp.swapaxes(jnp.einsum("bhqk,bhkd->bhqd", weights, by_head[2]), 1, 2)
+    return jax.nn.softmax(scores)
+
+
+def attend(
+    weights: Float[Array, "batch heads queries keys"], value: Float[Array, "batch keys heads outputs"]
+) -> Float[Array, "batch queries heads outputs"]:
+    """What is read of the values with some weights, in the dtype of the values."""
+    by_head = jnp.swapaxes(value, 1, 2)
+    return jnp.swapaxes(jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), by_head), 1, 2)

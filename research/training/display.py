@@ -240,6 +240,8 @@ def show_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
     """Figures of a run's best checkpoint on a split."""
     split = evaluation["split"]
     _show_report(console, split, evaluation[split])
+    if "against" in evaluation:
+        console.print(f"\n{evaluation['against']['sentence']}")
     _print_path(console, "run", f"{evaluation['folder']}, step {evaluation['step']:,}")
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.ops.attention import attention
+from research.ops.attention import attend, attention, attention_weights
 
 
 def arrays(queries=4, keys=4, heads=2, features=3, outputs=5):
@@ -60,3 +60,11 @@ def test_bfloat16_in_is_bfloat16_out():
 def test_more_queries_than_keys_cannot_be_causal():
     with pytest.raises(ValueError, match=r"5 queries \(2, 5, 2, 3\) for 4 keys \(2, 4, 2, 3\) cannot be causal"):
         attention(*map(jnp.asarray, arrays(queries=5)), causal=True)
+
+
+def test_weights_are_shares_and_reading_with_them_is_attention():
+    query, key, value = map(jnp.asarray, arrays())
+    weights = attention_weights(query, key, causal=True)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+    assert not np.triu(np.asarray(weights), 1).any()
+    np.testing.assert_array_equal(attend(weights, value), attention(query, key, value, causal=True))

@@ -1,0 +1,60 @@
+"""An explanation in the terminal: answers with what they remind of, layers removed, and whether maps can be trusted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from research.analysis.evaluation_page import percent
+from research.explanation.page import verdict
+
+ROWS = 20
+"""Layers that are shown, those that matter most."""
+
+
+def show_explanation(console: Console, told: Mapping[str, Any]) -> None:
+    """What `explanation.explaining.explain_run` found."""
+    first, rest = verdict(told)
+    console.print(Text(first, style="bold"))
+    console.print(rest)
+    console.print()
+    console.print(_examples(told))
+    console.print()
+    console.print(_removal(told))
+    console.print()
+    for line in told["left_out"]:
+        console.print(Text(f"left out: {line}", style="dim"))
+    page = next((file for file in told.get("files", ()) if file.endswith(".html")), None)
+    if page:
+        console.print(Text.assemble(("open    ", "bold"), page), soft_wrap=True)
+
+
+def _examples(told: Mapping[str, Any]) -> Table:
+    table = _table("example", "is", "says", ">probability", "nearest training examples")
+    for row in told["examples"]:
+        wrong = row["label"] is not None and row["label"] != row["says"]
+        says = Text(row["says"], style="bold red" if wrong else "bold")
+        near = ", ".join(each["label"] for each in row["nearest"])
+        table.add_row(row["example"], row["label"] or "", says, percent(row["probability"]), near)
+    return table
+
+
+def _removal(told: Mapping[str, Any]) -> Table:
+    whole, *rows = told["removal"]
+    shown = sorted(rows, key=lambda row: row["difference"])[:ROWS]
+    table = _table("without", ">right", ">points", "how")
+    table.add_row("nothing", percent(whole["accuracy"]), "", "")
+    for row in (row for row in rows if row in shown):
+        how = "skipped" if row["how"] == "identity" else "gives its mean"
+        table.add_row(row["layer"], percent(row["accuracy"]), f"{100 * row['difference']:+.1f}", Text(how, style="dim"))
+    return table
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for header in headers:
+        is_right = header.startswith(">")
+        table.add_column(header.removeprefix(">"), justify="right" if is_right else "left", overflow="fold")
+    return table

@@ -23,7 +23,8 @@ STYLE = """
 .stage.ahead { border-style: dashed; color: var(--quiet) }
 .stage h3 { font-size: 1rem; margin: 0 } .stage p { font-size: .87rem; margin: .2rem 0 }
 .stage ol { font-size: .87rem; margin: .4rem 0 0; padding-left: 1.2rem } .stage li { margin: .15rem 0 }
-.whole { white-space: nowrap } td.changed { min-width: 12rem; white-space: normal } .yes { color: #2e9e5b } .no { color: #d24b3e }
+.whole { white-space: nowrap } td.changed { min-width: 12rem; white-space: normal }
+.yes { color: #2e9e5b } .no { color: #d24b3e }
 @media (max-width: 40rem) { .flow { flex-direction: column; gap: 1.8rem } .stage { flex-basis: auto; max-width: none }
   .stage:not(:last-child)::after { bottom: -1.75rem; content: "\\2193"; right: 50%; top: auto } }
 @media print { .stage { break-inside: avoid } }

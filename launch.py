@@ -32,7 +32,8 @@ from research.errors import UserError
 def main(command: Sequence[str]) -> int:
     """Runs a command line, the program's name first, and returns the exit status.
 
-    1 says that some of the files to predict could not be read, and 2 that nothing was done.
+    1 says that some of the files to predict could not be read, or that what a pipeline came to is not good enough; 2
+    that nothing was done.
     """
     logging.use_absl_handler()
     runtime.remember_programs()
@@ -42,7 +43,7 @@ def main(command: Sequence[str]) -> int:
         if len(command) == 1 or arguments.help:
             _list_or_help(arguments, command)
         elif arguments.config is not None:
-            _run_config(arguments, command)
+            return _run_config(arguments, command)
         else:
             return _ACTIONS_ON_RUNS[arguments.mode](arguments, command) or 0
     except UserError as error:
@@ -100,6 +101,7 @@ def _actions_on_configs() -> dict[type, dict[str, Callable]]:
     from research.comparisons import Comparison, Growth
     from research.deployment.compression import Compression
     from research.lessons import Lesson
+    from research.pipelines import Pipeline
     from research.sweeps import Sweep
     from research.training.experiment import Experiment
 
@@ -111,6 +113,7 @@ def _actions_on_configs() -> dict[type, dict[str, Callable]]:
         Comparison: on_comparisons,
         Growth: on_comparisons,
         Lesson: {"train": _teach},
+        Pipeline: {"train": _run_pipeline, "inspect": _inspect_pipeline},
     }
 
 
@@ -123,7 +126,7 @@ def _load(arguments: Arguments) -> tuple[Any, Path, list[str]]:
     return config, loaded.path, fields.changes(loaded.config, config, (path for path, _ in arguments.overrides))
 
 
-def _run_config(arguments: Arguments, command: Sequence[str]) -> None:
+def _run_config(arguments: Arguments, command: Sequence[str]) -> int:
     config, path, changes = _load(arguments)
     kind, actions = next((kind, actions) for kind, actions in _actions_on_configs().items() if isinstance(config, kind))
     if arguments.mode not in actions:
@@ -132,7 +135,7 @@ def _run_config(arguments: Arguments, command: Sequence[str]) -> None:
         raise UserError(
             f"--executor {arguments.executor}: {path} returns a {kind.__name__}, which is run in this process"
         )
-    actions[arguments.mode](arguments, command, config, path, changes)
+    return actions[arguments.mode](arguments, command, config, path, changes) or 0
 
 
 def _train(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
@@ -215,6 +218,30 @@ def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, pa
         options = {"changes": changes, "rates": rates, "expected": expected}
         show = functools.partial(display.show, plan=found, unfold=arguments.unfold, **options)
         _print(arguments, display.as_json(found, **options), show)
+
+
+def _run_pipeline(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> int:
+    from research.pipelines import display, run
+
+    if arguments.tensorboard:
+        raise UserError(f"--tensorboard: {path} returns a Pipeline; say it of its experiments")
+    options = {"workdir": arguments.workdir, "config_file": path, "command": list(command), "changes": changes}
+    told = run.run(_named(config, path), **options)
+    display.show_summary(display.console(), told)
+    return 1 if told["reason"] == "not good enough" else 0
+
+
+def _inspect_pipeline(
+    arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]
+) -> None:
+    from research.pipelines import display, run
+
+    if arguments.format in FORMATS_OF_INSPECTIONS:
+        raise UserError(f"--format {arguments.format}: goes with an Experiment; {path} returns a Pipeline")
+    stages = run.inspect(_named(config, path))
+    _print(
+        arguments, {"stages": stages, "changes": changes}, lambda console: display.show_plan(console, stages, changes)
+    )
 
 
 def _diff(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:

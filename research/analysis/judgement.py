@@ -31,6 +31,10 @@ def figure(figures: Mapping[str, float], name: str) -> float:
     return figures[name]
 
 
+FIGURES = ("nll", "brier", "ece", "worst_class_accuracy", "macro_precision", "macro_recall", "macro_f1")
+"""What is told of all examples together, besides the accuracy."""
+
+
 def judge(
     probabilities: np.ndarray,
     labels: np.ndarray,

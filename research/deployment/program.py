@@ -3,10 +3,9 @@
     program = read_program("runs/digits_cnn")
     likely = jax.jit(program.function)(program.arrays, raw)          # raw as the dataset stores them
 
-Whatever makes a network smaller hands over a program of its own, with int8 arrays say: `READERS` names who reads what.
+A compressed network, in whole numbers say, is read from its folder as a run is from its own.
 """
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +14,6 @@ import jax
 
 from research.data.base import Description
 from research.deployment.trained import Arrays, Trained, probabilities, read_trained
-
-READERS: dict[str, str] = {}
-"""Who reads a folder that holds a file of this name: {"compression.json": "package.module:function"}, of the path.
-
-Any other folder is a run.
-"""
 
 
 class Program(NamedTuple):
@@ -37,11 +30,11 @@ class Program(NamedTuple):
 
 
 def read_program(path: str) -> Program:
-    """The network in a folder. Raises UserError for one that holds none."""
-    for name, reader in READERS.items():
-        if (Path(path) / name).is_file():
-            module, function = reader.split(":")
-            return getattr(importlib.import_module(module), function)(path)
+    """The network of a run, or a compressed one, by its folder. Raises UserError for one that holds none."""
+    if (Path(path) / "network.json").is_file():
+        from research.deployment.compression.storage import read_compressed  # few need it
+
+        return program_of(read_compressed(path))
     return program_of(read_trained(path))
 
 

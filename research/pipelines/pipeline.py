@@ -20,9 +20,10 @@ what came of an earlier stage, wherever training can begin with weights.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from research.config import config, edge, override, structure, validate
+from research.config import config, edge, leaf, override, structure, validate
+from research.deployment.compression import Compression, Method
 from research.errors import UserError, did_you_mean
 from research.pipelines.gates import Condition, read_gate
 from research.sweeps.spaces import Part
@@ -116,6 +117,52 @@ class Train(Stage):
         return tuple(dict.fromkeys(result.stage for work in works for result in results_in(work)))
 
 
+@config
+class Compress(Stage):
+    """Smaller networks of what came of an earlier stage, of which one goes on: the least that is good enough."""
+
+    of: str = structure("", "the name of the stage whose result is compressed")
+    methods: tuple[Method, ...] = structure(
+        (), "what is tried, each by itself: those of research.deployment.compression"
+    )
+    budget: float = leaf(0.003, "accuracy that may be lost, as a share: 0.003 is 0.3 points", within="[0, 1]")
+    split: Literal["validation", "test"] = structure("validation", "whose examples decide what was lost")
+    gate: str = structure("", "what has to hold of a network that goes on: at most 100e3 bytes, accuracy >= 0.97")
+    least: Literal["bytes", "multiply_adds", "milliseconds"] = structure(
+        "bytes", "of the networks that are good enough, the one with the least of this goes on"
+    )
+    name: str = structure("", "what it is called; its keyword in Pipeline(...)")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from _gate_problems(self.gate)
+        try:
+            yield from self.compression("run").problems()
+        except UserError as error:
+            yield from (("methods", problem) for problem in error.problems)
+
+    def needs(self) -> tuple[str, ...]:
+        return (self.of,)
+
+    def compression(self, run: str) -> Compression:
+        """What is done with the run that came of the earlier stage."""
+        return Compression(run=run, methods=self.methods, budget=self.budget, split=self.split, name=self.name)
+
+
+@config
+class Export(Stage):
+    """What came of an earlier stage in the forms that others take, proven to be what was evaluated."""
+
+    of: str = structure("", "the name of the stage whose result is exported")
+    gate: str = structure("", "what has to hold of what is exported: at most 1e6 bytes")
+    name: str = structure("", "what it is called; its keyword in Pipeline(...)")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from _gate_problems(self.gate)
+
+    def needs(self) -> tuple[str, ...]:
+        return (self.of,)
+
+
 def changed(work: Any, change: Change) -> Any:
     """The experiment or sweep with a change. Raises UserError for a field that is not there, or a wrong value."""
     for path, value in zip(change.paths, change.values, strict=True):
@@ -190,5 +237,7 @@ def resolved(tree: Any, sources: dict[str, Source]) -> Any:
 
 
 def gate_of(stage: Stage) -> tuple[Condition, ...]:
-    """The conditions of a stage's gate."""
+    """The conditions of a stage's gate; a budget of accuracy is one of them."""
+    if isinstance(stage, Compress):
+        return (*read_gate(stage.gate), Condition("lost", "<=", stage.budget, None))
     return read_gate(stage.gate)

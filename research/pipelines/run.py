@@ -3,13 +3,16 @@
     runs/pipeline_digits/
       pipeline.json           the pipeline, and every attempt of every stage: what was changed, its figures, its gate
       report.html             a page about all that
-      glyphs/20260101-.../    the runs of the stage `glyphs`, each a run folder like any other
+      glyphs/20260101-.../    the runs of the stage `glyphs`, each a run folder like any other; or what was made smaller
+                              or exported
 
 The same command goes on where it was. An attempt is known by its config, the weights that it begins with and its data:
 one that is done is not run again, whichever way the stages around it are changed, and one that was interrupted goes on.
 """
 
+import contextlib
 import dataclasses
+import datetime
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,11 +20,14 @@ from typing import Any, NamedTuple
 
 from research.analysis.pipeline_page import page
 from research.config import fingerprint, override, to_json, validate
+from research.deployment import exporting, standalone
+from research.deployment.compression import run as compression
+from research.deployment.program import read_program
 from research.errors import UserError
-from research.jsonl import encode, write_atomically
+from research.jsonl import encode, read_json, write_atomically
 from research.pipelines import display, figures
-from research.pipelines.gates import check, judge
-from research.pipelines.pipeline import Pipeline, Stage, Train, changed, gate_of, resolved, results_in
+from research.pipelines.gates import Judged, check, judge
+from research.pipelines.pipeline import Compress, Export, Pipeline, Stage, Train, changed, gate_of, resolved, results_in
 from research.sweeps import run as sweep_run
 from research.sweeps.sweep import Sweep, trials
 from research.training import folder
@@ -113,8 +119,7 @@ def problems_of(pipeline: Pipeline) -> list[str]:
     """What is wrong with the gates, which only the stages' experiments can tell."""
     found = []
     for stage in pipeline.stages:
-        names = KNOWN[type(stage)](stage)
-        found += [f"{stage.name}: {problem}" for problem in check(gate_of(stage), names)]
+        found += [f"{stage.name}: {problem}" for problem in UNKNOWN[type(stage)](stage)]
     return found
 
 
@@ -247,19 +252,120 @@ def find(root: Path, experiment: Experiment) -> tuple[RunFolder | None, bool]:
 
 
 def _figures_of_training(stage: Train, outcome: Outcome) -> dict[str | None, dict[str, float]]:
-    return figures.figures_of(outcome.folder, figures.splits(gate_of(stage)) or ("validation",))
+    return figures.of_run(outcome.folder, gate_of(stage))
 
 
-def _known_of_training(stage: Train) -> tuple[str, ...]:
-    return figures.known(stage.work.base if isinstance(stage.work, Sweep) else stage.work)
+def _unknown_of_training(stage: Train) -> list[str]:
+    experiment = stage.work.base if isinstance(stage.work, Sweep) else stage.work
+    return figures.unknown(experiment, gate_of(stage))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Compressing
+
+
+def compress(stage: Compress, number: int, context: Context) -> Outcome:
+    """The smaller network of an earlier stage's run that goes on; the last one tried where none is good enough."""
+    source = context.results[stage.of]
+    told = _compressed_before(stage, source, context.root)
+    was_done = told is not None
+    if told is None:
+        config = stage.compression(source)
+        options = {"workdir": str(context.root), "config_file": context.config_file, "command": context.command}
+        told = compression.make(config, **options)
+    else:
+        display.show_done(display.console(), Path(told["folder"]))
+    rows = sorted(told["rows"][1:], key=lambda row: row[stage.least])
+    held = [row for row in rows if row["folder"] and all(each.holds for each in _judged(stage, row))]
+    chosen = (held or [row for row in rows if row["folder"]] or rows)[0]
+    about = {"compression": {"folder": told["folder"], "chosen": chosen["network"], "rows": told["rows"]}}
+    return Outcome(chosen["folder"] or told["folder"], was_done, about)
+
+
+def _judged(stage: Compress, row: dict[str, Any]) -> list[Judged]:
+    return judge(gate_of(stage), _figures_of_network(stage, row))
+
+
+def _compressed_before(stage: Compress, source: str, root: Path) -> dict[str, Any] | None:
+    """What the same compression of the same run came to; None where it has not been done."""
+    config = encode(to_json(stage.compression(source)))
+    for path in sorted((root / stage.name).glob("*/compression.json"), reverse=True):
+        try:
+            told = read_json(path)
+        except UserError:
+            continue
+        if told["config"] == config:
+            return told | {"folder": str(path.parent)}
+    return None
+
+
+def _figures_of_network(stage: Compress, row: dict[str, Any]) -> dict[str | None, dict[str, float]]:
+    found = {name: float(row[name]) for name in OF_COMPRESSED}
+    return {None: found, stage.split: {"accuracy": float(row["accuracy"])}}
+
+
+def _figures_of_compression(stage: Compress, outcome: Outcome) -> dict[str | None, dict[str, float]]:
+    told = outcome.about["compression"]
+    (chosen,) = (row for row in told["rows"] if row["network"] == told["chosen"])
+    return _figures_of_network(stage, chosen)
+
+
+OF_COMPRESSED = ("bytes", "parameters", "nonzeros", "multiply_adds", "flops", "milliseconds", "lost")
+
+
+def _unknown_of_compression(stage: Compress) -> list[str]:
+    return check(gate_of(stage), (*OF_COMPRESSED, "accuracy"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Exporting
+
+
+def export(stage: Export, number: int, context: Context) -> Outcome:
+    """The folder that others take what came of an earlier stage from."""
+    source = context.results[stage.of]
+    network, into = encode(read_program(source).about), context.root / stage.name
+    for path in sorted(into.glob("*/manifest.json"), reverse=True):
+        with contextlib.suppress(standalone.Refused):
+            if standalone.checked(path.parent)["network"] == network:
+                display.show_done(display.console(), path.parent)
+                return Outcome(str(path.parent), True, {})
+    began = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    told = exporting.export(source, into / f"{began}-{network['sha256'][:6]}")
+    return Outcome(told["to"], False, {})
+
+
+OF_EXPORTED = ("bytes", "largest_difference")
+
+
+def _figures_of_export(stage: Export, outcome: Outcome) -> dict[str | None, dict[str, float]]:
+    told = standalone.checked(outcome.folder)
+    size = float(sum(each["bytes"] for each in told["files"].values()))
+    largest = max(told["tried"]["largest difference"].values(), default=0.0)
+    found: dict[str | None, dict[str, float]] = {None: {"bytes": size, "largest_difference": largest}}
+    if told["tried"]["accuracy"] is not None:
+        found["test"] = {"accuracy": told["tried"]["accuracy"]}
+    return found
+
+
+def _unknown_of_export(stage: Export) -> list[str]:
+    return check(gate_of(stage), (*OF_EXPORTED, "accuracy"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What each kind of stage is
 
-RUN: dict[type, Callable[[Any, int, Context], Outcome]] = {Train: train}
-FIGURES: dict[type, Callable[[Any, Outcome], dict[str | None, dict[str, float]]]] = {Train: _figures_of_training}
-KNOWN: dict[type, Callable[[Any], Sequence[str]]] = {Train: _known_of_training}
+RUN: dict[type, Callable[[Any, int, Context], Outcome]] = {Train: train, Compress: compress, Export: export}
+FIGURES: dict[type, Callable[[Any, Outcome], dict[str | None, dict[str, float]]]] = {
+    Train: _figures_of_training,
+    Compress: _figures_of_compression,
+    Export: _figures_of_export,
+}
+UNKNOWN: dict[type, Callable[[Any], list[str]]] = {
+    Train: _unknown_of_training,
+    Compress: _unknown_of_compression,
+    Export: _unknown_of_export,
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -290,4 +396,6 @@ def what(stage: Stage) -> str:
     if isinstance(work, Experiment):
         began = ", ".join(f"from {result.stage}" for result in results_in(work))
         return f"{type(work.model).__name__} on {type(work.data).__name__}{f', {began}' if began else ''}"
-    return type(stage).__name__.lower()
+    if isinstance(stage, Compress):
+        return f"{stage.of} made smaller: {', '.join(method.title for method in stage.methods)}"
+    return f"{stage.of} for others to use"

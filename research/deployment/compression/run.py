@@ -46,10 +46,28 @@ def compress(
     command: Sequence[str] = (),
     changes: Sequence[str] = (),
 ) -> dict[str, Any]:
+    """Does `make`. Raises UserError also, with the table written, where no network keeps within the budget."""
+    options = {"workdir": workdir, "config_file": config_file, "command": command, "changes": changes}
+    told = make(config, **options)
+    if not any(row["within"] for row in told["rows"][1:]):
+        raise UserError(
+            f"budget: no network keeps within {100 * config.budget:.3g} points, so none is handed on; the table is in "
+            f"{told['folder']}"
+        )
+    return told
+
+
+def make(
+    config: Compression,
+    *,
+    workdir: str = "runs",
+    config_file: Path | None = None,
+    command: Sequence[str] = (),
+    changes: Sequence[str] = (),
+) -> dict[str, Any]:
     """Runs the methods of a compression, shows and returns what each came to, as compression.json holds it.
 
-    Raises UserError, before anything is computed, for a run that is not there and methods that do not apply; and, with
-    the table written, where no network keeps within the budget.
+    Raises UserError, before anything is computed, for a run that is not there and methods that do not apply.
     """
     source = open_run(config.run)
     work = read_work(source)
@@ -84,11 +102,6 @@ def compress(
         raise
     display.show_rows(console, told)
     display.show_end(console, kept.path)
-    if not any(row["within"] for row in rows[1:]):
-        raise UserError(
-            f"budget: no network keeps within {100 * config.budget:.3g} points, so none is handed on; the table is in "
-            f"{kept.path}"
-        )
     return {**told, "folder": str(kept.path)}
 
 

@@ -47,12 +47,16 @@ TITLES = (
     "faster",
     "right",
     "95 %",
-    "points lost",
+    "lost",
     "",
 )
 """Of all that there is to tell of a network."""
-SHORT = ("network", "file", "smaller", "not 0", "FLOPs", "faster", "right", "points lost", "")
-"""Of what a terminal has room for."""
+WIDTHS = {
+    150: TITLES,
+    100: ("network", "file", "smaller", "not 0", "FLOPs", "faster", "right", "lost", ""),
+    0: ("network", "file", "smaller", "FLOPs", "right", "lost", ""),
+}
+"""Of what a terminal has room for that has so many columns."""
 
 
 def cells(row: Mapping[str, Any], *, is_first: bool) -> dict[str, str]:
@@ -77,8 +81,8 @@ def cells(row: Mapping[str, Any], *, is_first: bool) -> dict[str, str]:
 
 def show_rows(to: Console, told: Mapping[str, Any]) -> None:
     """A row for each network: what it takes and what it lost."""
-    titles = TITLES if to.width >= WIDE else SHORT
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    titles = next(titles for width, titles in WIDTHS.items() if to.width >= width)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for title in titles:
         is_text = title in ("network", "")
         table.add_column(title, justify="left" if is_text else "right", overflow="fold", no_wrap=title != "network")
@@ -90,15 +94,11 @@ def show_rows(to: Console, told: Mapping[str, Any]) -> None:
     to.print(Text(f"\n{note(told)}", style="dim"), width=min(to.width, 100))
 
 
-WIDE = 150
-"""Columns of a terminal that has room for everything."""
-
-
 def note(told: Mapping[str, Any]) -> str:
     """What the columns mean."""
     return (
         "Files are the arrays as safetensors, gzipped but for the original; multiply-adds and FLOPs are those of one "
-        f"example; times are medians for {told['batch']} examples, the networks taking turns."
+        f"example; times are medians for {told['batch']} examples, the networks taking turns. What is lost is in points."
     )
 
 

@@ -4,12 +4,14 @@ import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from research.inspection.tables import si, size_of
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ORIGINAL, KEPT, LOST, TEXT = "#33373d", "#1f6fb5", "#d1495b", "#33373d"
-MARKERS = "osD^vP*X<>hpd8"
+MARKERS = "osD^vPhX<>pd8H"
 PANELS = (
     ("bytes", "file", size_of),
     ("flops", "FLOPs of an example", si),
@@ -49,7 +51,7 @@ def _draw_panel(axes: "Axes", told: Mapping[str, Any], column: str, written: Cal
             marker=MARKERS[index % len(MARKERS)],
             markersize=7.5,
             markeredgecolor="white",
-            markeredgewidth=0.7,
+            markeredgewidth=0.5,
             elinewidth=0.8,
             linestyle="none",
             label=row["network"],

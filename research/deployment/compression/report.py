@@ -20,7 +20,7 @@ NUMBERS = {
     "ms": "milliseconds",
     "faster": "times_faster",
     "right": "accuracy",
-    "points lost": "lost",
+    "lost": "lost",
 }
 
 

@@ -38,13 +38,18 @@ def draw_reliability(judged: Mapping[str, Any]) -> "Figure":
     axes.plot([], [], color=ORANGE, label="gap")
     low = min(min(at[0]), min(at[1]), 0.9)
     axes.set(xlim=(low - 0.04, 1.03), ylim=(low - 0.06, 1.05))
-    handles = axes.legend(frameon=False, fontsize=8, loc="upper left").legend_handles
-    handles[1].set_sizes([40])
+    axes.set_yticks([tick for tick in axes.get_yticks() if low - 0.06 <= tick <= 1.001])
+    legend = figure.legend(
+        *axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=3
+    )
+    legend.legend_handles[1].set_sizes([40])
     return figure
 
 
 def draw_confusion(judged: Mapping[str, Any]) -> "Figure":
     """Of the examples of each class, a row, which were taken for what; mistakes alone have a colour."""
+    from matplotlib.patches import Rectangle
+
     shown = _classes_drawn(judged)
     names = [judged["classes"][i]["name"] for i in shown]
     whole = np.asarray(judged["confusion"])
@@ -55,6 +60,8 @@ def draw_confusion(judged: Mapping[str, Any]) -> "Figure":
     axes.imshow(
         np.ma.masked_equal(shares, 0), cmap="Oranges", vmin=0, vmax=max(shares.max() * 1.3, 0.02), aspect="auto"
     )
+    for i, count in enumerate(np.diagonal(found)):
+        axes.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, color=BLUE, alpha=0.16 if count else 0, linewidth=0))
     if len(found) <= NUMBERED:
         for (i, j), count in np.ndenumerate(found):
             if count:
@@ -79,10 +86,11 @@ def draw_classes(judged: Mapping[str, Any]) -> "Figure":
     values = np.array([row["recall"] for row in rows])
     ends = [values - [row["low"] for row in rows], [row["high"] for row in rows] - values]
     axes.errorbar(values, places, xerr=np.maximum(ends, 0), fmt="o", color=BLUE, capsize=2, linewidth=1.2, markersize=5)
-    axes.axvline(judged["figures"]["accuracy"], color=QUIET, linestyle="--", linewidth=1, label="of all")
+    axes.axvline(judged["figures"]["accuracy"], color=QUIET, linestyle="--", linewidth=1, label="all examples")
     axes.set_yticks(places, [row["name"] for row in rows], fontsize=8)
     axes.set_xlim(right=1.01)
-    axes.legend(frameon=False, fontsize=8)
+    axes.plot([], [], "o-", color=BLUE, markersize=5, linewidth=1.2, label="a class, 95 % interval")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
 

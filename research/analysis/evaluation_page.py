@@ -103,7 +103,8 @@ def _bends(judged: Mapping[str, Any]) -> str:
             held.append(way["name"])
     told = f"It loses more than 10 points by {_listed(lost)}." if lost else ""
     if held:
-        told += f" {'Less than that by' if lost else 'It loses less than 10 points by'} any {_listed(held, 'or')} that was tried."
+        less = "Less than that by" if lost else "It loses less than 10 points by"
+        told += f" {less} any {_listed(held, 'or')} that was tried."
     return told
 
 
@@ -259,8 +260,8 @@ def _all_figures(judged: Mapping[str, Any]) -> str:
 def _method(judged: Mapping[str, Any]) -> str:
     told = [
         "Intervals hold in 95 of 100 cases, over other examples of the same kind: examples were drawn anew "
-        f"{RESAMPLES:,} times with replacement. Of shares, one example that is right and one that is wrong take part in "
-        "the drawing, so that no interval is of no width. They do not tell of other seeds: another run of the same "
+        f"{RESAMPLES:,} times with replacement. Of shares, one example that is right and one that is wrong take part "
+        "in the drawing, so that no interval is of no width. They do not tell of other seeds: another run of the same "
         "config would differ."
     ]
     if "reliability" in judged:

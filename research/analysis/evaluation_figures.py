@@ -5,13 +5,16 @@
 Each takes a judgement as evaluation.json holds it.
 """
 
+import io
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from research.analysis.sweep_figures import COLOURS, MARKERS, QUIET, SIZE
+from research.jsonl import explained, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +25,33 @@ CLASSES_DRAWN = 24
 NUMBERED = 14
 """Classes up to which the cells of a confusion matrix hold their numbers."""
 BLUE, ORANGE = COLOURS[:2]
+
+
+def draw_all(judged: Mapping[str, Any]) -> dict[str, "Figure"]:
+    """Every figure that there is something for, by name."""
+    if "confusion" not in judged:
+        return {}
+    each = {
+        "reliability": draw_reliability,
+        "confusion": draw_confusion,
+        "classes": draw_classes,
+        "robustness": draw_robustness,
+    }
+    drawn = {name: draw(judged) for name, draw in each.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def save_figures(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
+    """Writes figures as PNG files, NAME.png. Raises UserError where that cannot be."""
+    with explained(f"make {folder}"):
+        folder.mkdir(exist_ok=True)
+    written = []
+    for name, figure in drawn.items():
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150, facecolor="white")
+        write_atomically(folder / f"{name}.png", file.getvalue())
+        written.append(folder / f"{name}.png")
+    return written
 
 
 def draw_reliability(judged: Mapping[str, Any]) -> "Figure":

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.analysis.evaluation_figures import save_figures
 from research.data import pictures
 from research.data.base import SPLITS, Loaded
 from research.deployment.trained import Trained, read_trained
@@ -333,5 +334,6 @@ def _write(run: RunFolder, told: dict[str, Any], found: Explained, loaded: Loade
     pictures = dict(zip(near, loaded.splits["train"].read(np.array(near)), strict=True))
     page = explanation_page(told, found.chosen.raw, found.maps, pictures, drawn, loaded.kind, loaded.maximum)
     write_atomically(run.path / "explanation.html", page.encode())
-    files = [run.path / "explanation.json", run.path / "explanation.html", *figures.save(drawn, run.path / "figures")]
+    named = {f"explanation_{name}": figure for name, figure in drawn.items()}
+    files = [run.path / "explanation.json", run.path / "explanation.html", *save_figures(named, run.path / "figures")]
     return told | {"files": [str(file) for file in files]}

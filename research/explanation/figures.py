@@ -1,14 +1,11 @@
 """Pictures of an explanation: maps of every method, kernels and feature maps, layers removed, shuffled weights."""
 
-import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from research.analysis.sweep_figures import COLOURS, MARKERS, QUIET
-from research.jsonl import explained, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,19 +31,6 @@ def draw_all(told: Mapping[str, Any], found: Any, *, kind: str, maximum: float |
     drawn["removal"] = draw_removal(told["removal"])
     drawn["sanity"] = draw_sanity(told["sanity"])
     return drawn
-
-
-def save(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
-    """Writes figures as PNG files beside a run's page."""
-    with explained(f"make {folder}"):
-        folder.mkdir(exist_ok=True)
-    written = []
-    for name, figure in drawn.items():
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=150, facecolor="white")
-        write_atomically(folder / f"{name}.png", file.getvalue())
-        written.append(folder / f"{name}.png")
-    return written
 
 
 def draw_maps(

@@ -96,8 +96,8 @@ def verdict(told: Mapping[str, Any]) -> tuple[str, str]:
         change = "With shuffled weights the signs of every map change, as they must."
     if told["outlines"]:
         change += (
-            f" Where maps by {_listed(told['outlines'])} are strong is much the same with shuffled weights, for that is where the "
-            "input is: read their colours and not their outlines."
+            f" Where maps by {_listed(told['outlines'])} are strong is much the same with shuffled "
+            "weights, for that is where the input is: read their colours and not their outlines."
         )
     return told["used"], f"{change} {complete}"
 

@@ -1,7 +1,9 @@
 """Whether attributions are about what was learned: with other weights they must change.
 
-The weights of layers are shuffled, the last layer first, then those before it as well, up to all (Adebayo et al., "Sanity
-checks for saliency maps", 2018, who draw new ones; shuffled, they keep their sizes in any network). A method whose map stays as it was shows the picture's edges, and not the network's reasons.
+The weights of layers are shuffled, the last layer first, then those before it as well, up to all (Adebayo et al.,
+"Sanity checks for saliency maps", 2018, who draw new ones; shuffled, they keep their sizes in any network). A method
+whose map stays as it was shows the picture's edges, and not the network's reasons.
+
 Two maps are compared by their rank correlation over places, signs and all. Without signs, methods that multiply by the
 input are alike in any network, as they are strong only where something is drawn; so that is told beside it.
 """

@@ -5,13 +5,16 @@
 Each takes a judgement as evaluation.json holds it.
 """
 
+import io
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from research.analysis.sweep_figures import COLOURS, MARKERS, QUIET, SIZE
+from research.jsonl import explained, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +25,33 @@ CLASSES_DRAWN = 24
 NUMBERED = 14
 """Classes up to which the cells of a confusion matrix hold their numbers."""
 BLUE, ORANGE = COLOURS[:2]
+
+
+def draw_all(judged: Mapping[str, Any]) -> dict[str, "Figure"]:
+    """Every figure that there is something for, by name."""
+    if "confusion" not in judged:
+        return {}
+    each = {
+        "reliability": draw_reliability,
+        "confusion": draw_confusion,
+        "classes": draw_classes,
+        "robustness": draw_robustness,
+    }
+    drawn = {name: draw(judged) for name, draw in each.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def save_figures(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
+    """Writes figures as PNG files, NAME.png. Raises UserError where that cannot be."""
+    with explained(f"make {folder}"):
+        folder.mkdir(exist_ok=True)
+    written = []
+    for name, figure in drawn.items():
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150, facecolor="white")
+        write_atomically(folder / f"{name}.png", file.getvalue())
+        written.append(folder / f"{name}.png")
+    return written
 
 
 def draw_reliability(judged: Mapping[str, Any]) -> "Figure":
@@ -38,13 +68,18 @@ def draw_reliability(judged: Mapping[str, Any]) -> "Figure":
     axes.plot([], [], color=ORANGE, label="gap")
     low = min(min(at[0]), min(at[1]), 0.9)
     axes.set(xlim=(low - 0.04, 1.03), ylim=(low - 0.06, 1.05))
-    handles = axes.legend(frameon=False, fontsize=8, loc="upper left").legend_handles
-    handles[1].set_sizes([40])
+    axes.set_yticks([tick for tick in axes.get_yticks() if low - 0.06 <= tick <= 1.001])
+    legend = figure.legend(
+        *axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=3
+    )
+    legend.legend_handles[1].set_sizes([40])
     return figure
 
 
 def draw_confusion(judged: Mapping[str, Any]) -> "Figure":
     """Of the examples of each class, a row, which were taken for what; mistakes alone have a colour."""
+    from matplotlib.patches import Rectangle
+
     shown = _classes_drawn(judged)
     names = [judged["classes"][i]["name"] for i in shown]
     whole = np.asarray(judged["confusion"])
@@ -55,6 +90,8 @@ def draw_confusion(judged: Mapping[str, Any]) -> "Figure":
     axes.imshow(
         np.ma.masked_equal(shares, 0), cmap="Oranges", vmin=0, vmax=max(shares.max() * 1.3, 0.02), aspect="auto"
     )
+    for i, count in enumerate(np.diagonal(found)):
+        axes.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, color=BLUE, alpha=0.16 if count else 0, linewidth=0))
     if len(found) <= NUMBERED:
         for (i, j), count in np.ndenumerate(found):
             if count:
@@ -79,10 +116,11 @@ def draw_classes(judged: Mapping[str, Any]) -> "Figure":
     values = np.array([row["recall"] for row in rows])
     ends = [values - [row["low"] for row in rows], [row["high"] for row in rows] - values]
     axes.errorbar(values, places, xerr=np.maximum(ends, 0), fmt="o", color=BLUE, capsize=2, linewidth=1.2, markersize=5)
-    axes.axvline(judged["figures"]["accuracy"], color=QUIET, linestyle="--", linewidth=1, label="of all")
+    axes.axvline(judged["figures"]["accuracy"], color=QUIET, linestyle="--", linewidth=1, label="all examples")
     axes.set_yticks(places, [row["name"] for row in rows], fontsize=8)
     axes.set_xlim(right=1.01)
-    axes.legend(frameon=False, fontsize=8)
+    axes.plot([], [], "o-", color=BLUE, markersize=5, linewidth=1.2, label="a class, 95 % interval")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
 

@@ -43,15 +43,17 @@ def evaluation_page(
     judged: Mapping[str, Any],
     inputs: Mapping[int, np.ndarray] | None = None,
     *,
+    drawn: Mapping[str, Any] | None = None,
     kind: str = "image",
     maximum: float | None = None,
 ) -> str:
-    """The page of a judgement. `inputs` are the raw examples that are shown, by their place in the split."""
+    """The page of a judgement. `inputs` are the raw examples that are shown, by their place in the split; `drawn` its
+    figures, where these are there already."""
     parts = [
         f"{STYLE}<header><h1>{_text(judged['name'])}: is it good enough?</h1><p class=quiet>{_text(_about(judged))}</p>"
         "</header>",
         _verdict(judged),
-        _figures(judged) if "confusion" in judged else "",
+        _figures(judged, draw.draw_all(judged) if drawn is None else drawn),
         _gallery(judged, inputs or {}, kind, maximum),
         _classes(judged) if "classes" in judged else "",
         _all_figures(judged),
@@ -103,7 +105,8 @@ def _bends(judged: Mapping[str, Any]) -> str:
             held.append(way["name"])
     told = f"It loses more than 10 points by {_listed(lost)}." if lost else ""
     if held:
-        told += f" {'Less than that by' if lost else 'It loses less than 10 points by'} any {_listed(held, 'or')} that was tried."
+        less = "Less than that by" if lost else "It loses less than 10 points by"
+        told += f" {less} any {_listed(held, 'or')} that was tried."
     return told
 
 
@@ -132,19 +135,21 @@ def _verdict(judged: Mapping[str, Any]) -> str:
     return f"<section class=verdict>{told}{f'<ul class=weak>{left_out}</ul>' if left_out else ''}</section>"
 
 
-def _figures(judged: Mapping[str, Any]) -> str:
-    drawn = (
-        (draw.draw_reliability(judged), "On the line, it is right as often as it says. Below it, it is too sure."),
-        (draw.draw_confusion(judged), _caption_of_confusion(judged)),
-        (draw.draw_classes(judged), "With the 95 % interval of as many examples as the class has."),
-    )
-    shown = "".join(_figure(figure, caption, number) for number, (figure, caption) in enumerate(drawn))
-    wide = draw.draw_robustness(judged)
+def _figures(judged: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
+    if not drawn:
+        return ""
+    captions = {
+        "reliability": "On the line, it is right as often as it says. Below it, it is too sure.",
+        "confusion": _caption_of_confusion(judged),
+        "classes": "With the 95 % interval of as many examples as the class has.",
+    }
+    shown = (_figure(drawn[name], caption, number) for number, (name, caption) in enumerate(captions.items()))
     harder = ""
-    if wide is not None:
+    if "robustness" in drawn:
         caption = "The same examples, made harder; the band is the 95 % interval. At 0 they are as they were."
-        harder = f"<h2>Made harder</h2><div class=wide-figure>{_figure(wide, caption, len(drawn), 'wide-figure')}</div>"
-    return f"<section class=figures>{shown}</section><section>{harder}</section>"
+        wide = _figure(drawn["robustness"], caption, len(captions), "wide-figure")
+        harder = f"<section><h2>Made harder</h2><div class=wide-figure>{wide}</div></section>"
+    return f"<section class=figures>{''.join(shown)}</section>{harder}"
 
 
 def _figure(figure: Any, caption: str, number: int, kind: str = "") -> str:
@@ -259,8 +264,8 @@ def _all_figures(judged: Mapping[str, Any]) -> str:
 def _method(judged: Mapping[str, Any]) -> str:
     told = [
         "Intervals hold in 95 of 100 cases, over other examples of the same kind: examples were drawn anew "
-        f"{RESAMPLES:,} times with replacement. Of shares, one example that is right and one that is wrong take part in "
-        "the drawing, so that no interval is of no width. They do not tell of other seeds: another run of the same "
+        f"{RESAMPLES:,} times with replacement. Of shares, one example that is right and one that is wrong take part "
+        "in the drawing, so that no interval is of no width. They do not tell of other seeds: another run of the same "
         "config would differ."
     ]
     if "reliability" in judged:

@@ -11,6 +11,7 @@ the corruption and the example's place in its split, so that all networks are ju
 Strengths are in per cent, of what stands in `per`, or in degrees; so they mean the same for pictures of any size.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -58,27 +59,30 @@ def corrupt(
     corruption: Corruption, strength: float, loaded: Loaded, raw: np.ndarray, labels: np.ndarray, first: int = 0
 ) -> np.ndarray:
     """Raw inputs (batch, *shape), made harder, of floats or tokens; `first` is where in the split they begin."""
-    is_token = loaded.spec.tokens is not None
-    indices = jnp.arange(first, first + len(raw))
-    inputs = jnp.asarray(raw, jnp.int32 if is_token else jnp.float32)
-    return np.asarray(corruption.change(inputs, strength, _keys(corruption.name, indices), ground_of(loaded, labels)))
+    inputs = np.asarray(raw, np.float32 if loaded.spec.tokens is None else np.int32)
+    indices, ground = np.arange(first, first + len(raw)), ground_of(loaded, labels)
+    return np.asarray(_change(corruption, inputs, np.float32(strength), indices, ground))
 
 
-def _keys(name: str, indices: Int[Array, "batch"]) -> Array:
-    key = jax.random.fold_in(jax.random.key(0), NAMES.index(name))
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+@functools.partial(jax.jit, static_argnums=0)
+def _change(corruption: Corruption, inputs: Array, strength: Array, indices: Array, ground: Ground) -> Array:
+    """One program for all strengths."""
+    key = jax.random.fold_in(jax.random.key(0), NAMES.index(corruption.name))
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+    return corruption.change(inputs, strength, keys, ground)
 
 
 def ground_of(loaded: Loaded, labels: np.ndarray) -> Ground:
     """The ground of some examples; tasks may have each its own."""
     if loaded.normalisation is None:
-        return Ground(0, 1, 0, loaded.spec.tokens)
+        return Ground(*np.float32((0, 1, 0, loaded.spec.tokens)))
     own: Normalisation = of_examples(loaded.normalisation, loaded.spec, np.asarray(labels))
     mean, deviation = (np.asarray(value) / np.float32(own.scale) for value in (own.mean, own.deviation))
     if loaded.maximum is None:
-        return Ground(mean, deviation, -np.inf, np.inf)
-    fill = {"dark": 0.0, "light": loaded.maximum}.get(loaded.background, mean)
-    return Ground(fill, loaded.maximum, 0.0, loaded.maximum)
+        return Ground(mean, deviation, *np.float32((-np.inf, np.inf)))
+    white = np.float32(loaded.maximum)
+    fill = {"dark": np.float32(0), "light": white}.get(loaded.background, mean)
+    return Ground(fill, white, np.float32(0), white)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -114,21 +118,16 @@ def blur(pictures: Pictures, percent: float, keys: Array, ground: Ground) -> Pic
     outputs = pictures
     for axis in (1, 2):
         weights = _gaussian(pictures.shape[axis], percent / 100 * pictures.shape[axis])
-        outputs = jnp.moveaxis(jnp.tensordot(outputs, jnp.asarray(weights), axes=(axis, 1)), -1, axis)
+        outputs = jnp.moveaxis(jnp.tensordot(outputs, weights, axes=(axis, 1)), -1, axis)
     return outputs
 
 
-def _gaussian(size: int, deviation: float) -> np.ndarray:
-    """(size, size): how much of each pixel goes into each; rows sum to 1. Pixels outside are those at the edge."""
-    if deviation == 0:
-        return np.eye(size, dtype=np.float32)
-    reach = int(np.ceil(4 * deviation))
-    offsets = np.arange(-reach, reach + 1)
-    kernel = np.exp(-0.5 * np.square(offsets / deviation))
-    weights = np.zeros((size, size))
+def _gaussian(size: int, deviation: Array) -> Float[Array, "size size"]:
+    """How much of each pixel goes into each; rows sum to 1. Pixels outside are those at the edge."""
+    offsets = np.arange(-size, size + 1)
+    kernel = jnp.where(deviation > 0, jnp.exp(-0.5 * jnp.square(offsets / jnp.maximum(deviation, 1e-6))), offsets == 0)
     places = np.clip(np.arange(size)[:, None] + offsets, 0, size - 1)
-    np.add.at(weights, (np.arange(size)[:, None], places), kernel / kernel.sum())
-    return weights.astype(np.float32)
+    return jnp.einsum("o,iop->ip", kernel / kernel.sum(), jax.nn.one_hot(places, size))
 
 
 def fade(pictures: Pictures, percent: float, keys: Array, ground: Ground) -> Pictures:

@@ -44,7 +44,11 @@ def gradient_times_input(
 
 
 def integrated_gradients(
-    function: Function, inputs: Inputs, target: Int[Array, "batch"], baseline: ArrayLike = 0.0, steps: int = 128
+    function: Function,
+    inputs: Inputs,
+    target: Int[Array, "batch"],
+    baseline: ArrayLike = 0.0,
+    steps: int | Int[Array, ""] = 128,
 ) -> Inputs:
     """The mean gradient on the straight line from the baseline, times the way; by the midpoint rule.
 
@@ -52,12 +56,10 @@ def integrated_gradients(
     """
     way = inputs - baseline
 
-    def add(total, share):
-        return total + gradient(function, baseline + share * way, target), None
+    def add(step, total):
+        return total + gradient(function, baseline + (step + 0.5) / steps * way, target)
 
-    shares = (jnp.arange(steps) + 0.5) / steps
-    total, _ = jax.lax.scan(add, jnp.zeros_like(inputs), shares)
-    return way * total / steps
+    return way * jax.lax.fori_loop(0, steps, add, jnp.zeros_like(inputs)) / steps
 
 
 def incompleteness(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.analysis.evaluation_figures import save_figures
 from research.data import pictures
 from research.data.base import SPLITS, Loaded
 from research.deployment.trained import Trained, read_trained
@@ -48,6 +49,14 @@ LOOKED_AT = 1_000
 COMPLETE = 1e-3
 """How far from complete integrated gradients may be; more steps are taken until then."""
 STEPS = (64, 256, 1024)
+ORDER = (
+    "gradient x input",
+    "integrated gradients",
+    "SmoothGrad",
+    "occlusion",
+    "Grad-CAM",
+    "attention rollout",
+)
 MAPS = 8
 """Feature maps and kernels of a layer that are shown."""
 
@@ -143,14 +152,16 @@ def explain(trained: Trained, loaded: Loaded, chosen: Chosen) -> tuple[dict[str,
     """Some answers of a network, explained by every method that suits it: plain data, and arrays."""
     spec, seen = loaded.spec, seen_of(trained, chosen.raw, chosen.labels)
     surface = surface_of(trained, seen)
-    baseline = baseline_of(loaded, chosen, surface)
-    logits = within(spec, surface.function(trained.parameters, surface.inputs), chosen.labels)
+    baseline = baseline_of(trained, loaded, chosen, surface)
+    logits = within(spec, jax.jit(surface.function)(trained.parameters, surface.inputs), chosen.labels)
     likely, target = np.asarray(jax.nn.softmax(logits)), jnp.asarray(logits.argmax(1))
-    steps, gaps = steps_to_complete(functools.partial(surface.function, trained.parameters), surface, target, baseline)
-    methods, left_out = methods_for(trained, surface, seen, target, baseline, steps)
+    integrated = integrated_by(surface, target, baseline)
+    steps, gaps = steps_to_complete(integrated, trained.parameters)
+    methods, left_out = methods_for(trained, surface, seen, target, baseline)
+    methods["integrated gradients"] = lambda parameters: on_space(integrated(parameters, steps)[0], surface.space)
+    methods = {name: methods[name] for name in sorted(methods, key=ORDER.index)}
     maps = {name: method(trained.parameters) for name, method in methods.items()}
-    gradients = {name: method for name, method in methods.items() if name != "attention rollout"}
-    checked = sanity.check(trained, gradients)
+    checked = sanity.check(trained, methods)
     nearest = nearest_training(trained, loaded.splits["train"], chosen.raw, chosen.labels)
     near = np.asarray(loaded.splits["train"].labels)[nearest.examples]
     examples = [
@@ -183,43 +194,46 @@ def explain(trained: Trained, loaded: Loaded, chosen: Chosen) -> tuple[dict[str,
     return told, Explained(chosen, maps, nearest, kernels, features)
 
 
-def baseline_of(loaded: Loaded, chosen: Chosen, surface: Surface) -> jax.Array:
+def baseline_of(trained: Trained, loaded: Loaded, chosen: Chosen, surface: Surface) -> jax.Array:
     """What stands for nothing: the background of pictures, the mean of other numbers, no vector for a token."""
     if loaded.maximum is None or loaded.background is None or loaded.normalisation is None:
         return jnp.zeros(surface.inputs.shape[1:])
     ground = np.full((1, *loaded.spec.shape), loaded.maximum if loaded.background == "light" else 0.0, np.float32)
     raws = np.broadcast_to(ground, (len(chosen.raw), *loaded.spec.shape))
-    return _normalised(loaded, raws, chosen.labels)
+    return seen_of(trained, raws, chosen.labels)
 
 
-def _normalised(loaded: Loaded, raw: np.ndarray, labels: np.ndarray) -> jax.Array:
-    from research.data.base import normalise, of_examples
-
-    return jnp.asarray(normalise(of_examples(loaded.normalisation, loaded.spec, labels), raw), jnp.float32)
+Integrated = Callable[[Mapping[str, Any], Any], tuple[jax.Array, jax.Array]]
+"""(parameters, steps) -> maps, and how far each is from complete."""
 
 
-def steps_to_complete(
-    function: Callable, surface: Surface, target: jax.Array, baseline: jax.Array
-) -> tuple[int, np.ndarray]:
-    """The steps of STEPS that make integrated gradients complete, or the last; and what is missing."""
+def integrated_by(surface: Surface, target: jax.Array, baseline: jax.Array) -> Integrated:
+    """Integrated gradients of some examples, as one program for any parameters and number of steps."""
+
+    @jax.jit
+    def run(parameters, steps):
+        function = functools.partial(surface.function, parameters)
+        found = attribution.integrated_gradients(function, surface.inputs, target, baseline, steps)
+        return found, attribution.incompleteness(function, surface.inputs, target, baseline, found)
+
+    return run
+
+
+def steps_to_complete(integrated: Integrated, parameters: Mapping[str, Any]) -> tuple[int, np.ndarray]:
+    """The steps that make integrated gradients complete, at most the last of STEPS, and what is missing."""
     for steps in STEPS:
-        run = jax.jit(functools.partial(_gaps, function, steps=steps))
-        gaps = np.asarray(run(surface.inputs, target, baseline))
+        gaps = np.asarray(integrated(parameters, steps)[1])
         if gaps.max() < COMPLETE:
             break
     return steps, gaps
 
 
-def _gaps(function: Callable, inputs: jax.Array, target: jax.Array, baseline: jax.Array, *, steps: int) -> jax.Array:
-    found = attribution.integrated_gradients(function, inputs, target, baseline, steps)
-    return attribution.incompleteness(function, inputs, target, baseline, found)
-
-
 Method = Callable[[Mapping[str, Any]], np.ndarray]
+"""Of parameters alone: (batch, *space)."""
 
 
 def methods_for(
-    trained: Trained, surface: Surface, seen: jax.Array, target: jax.Array, baseline: jax.Array, steps: int
+    trained: Trained, surface: Surface, seen: jax.Array, target: jax.Array, baseline: jax.Array
 ) -> tuple[dict[str, Method], list[str]]:
     """Each method as a function of the parameters alone, which gives (batch, *space); and what is left out, and why."""
     inputs, space = surface.inputs, surface.space
@@ -231,7 +245,6 @@ def methods_for(
 
     found = {
         "gradient x input": method(lambda f: attribution.gradient_times_input(f, inputs, target, baseline)),
-        "integrated gradients": method(lambda f: attribution.integrated_gradients(f, inputs, target, baseline, steps)),
         "SmoothGrad": method(lambda f: attribution.smooth_gradient(f, inputs, target, jax.random.key(0))),
         "occlusion": method(lambda f: attribution.occlusion(f, inputs, target, patches, baseline)),
     }
@@ -303,9 +316,10 @@ def looks(trained: Trained, seen: jax.Array) -> tuple[dict[str, np.ndarray], dic
     layers = tuple(call.path for call in convolutions_of(trained) if len(call.outputs) == 4)
     if not layers:
         return {}, {}
-    _, changed = apply(trained, trained.parameters, seen[:1], features=layers)
+    run = jax.jit(lambda parameters, seen: apply(trained, parameters, seen, features=layers)[1]["features"])
+    features = run(trained.parameters, seen[:1])
     kernels = {layer: np.asarray(trained.parameters[f"{layer}/kernel"]) for layer in layers}
-    return kernels, {layer: np.asarray(found[0]) for layer, found in changed["features"].items()}
+    return kernels, {layer: np.asarray(found[0]) for layer, found in features.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,5 +334,6 @@ def _write(run: RunFolder, told: dict[str, Any], found: Explained, loaded: Loade
     pictures = dict(zip(near, loaded.splits["train"].read(np.array(near)), strict=True))
     page = explanation_page(told, found.chosen.raw, found.maps, pictures, drawn, loaded.kind, loaded.maximum)
     write_atomically(run.path / "explanation.html", page.encode())
-    files = [run.path / "explanation.json", run.path / "explanation.html", *figures.save(drawn, run.path / "figures")]
+    named = {f"explanation_{name}": figure for name, figure in drawn.items()}
+    files = [run.path / "explanation.json", run.path / "explanation.html", *save_figures(named, run.path / "figures")]
     return told | {"files": [str(file) for file in files]}

@@ -1,14 +1,11 @@
-"""Pictures of an explanation: maps of every method, kernels and feature maps, layers removed, untrained weights."""
+"""Pictures of an explanation: maps of every method, kernels and feature maps, layers removed, shuffled weights."""
 
-import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from research.analysis.sweep_figures import COLOURS, MARKERS, QUIET
-from research.jsonl import explained, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,19 +31,6 @@ def draw_all(told: Mapping[str, Any], found: Any, *, kind: str, maximum: float |
     drawn["removal"] = draw_removal(told["removal"])
     drawn["sanity"] = draw_sanity(told["sanity"])
     return drawn
-
-
-def save(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
-    """Writes figures as PNG files beside a run's page."""
-    with explained(f"make {folder}"):
-        folder.mkdir(exist_ok=True)
-    written = []
-    for name, figure in drawn.items():
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=150, facecolor="white")
-        write_atomically(folder / f"{name}.png", file.getvalue())
-        written.append(folder / f"{name}.png")
-    return written
 
 
 def draw_maps(
@@ -128,7 +112,7 @@ def draw_layers(kernels: Mapping[str, np.ndarray], features: Mapping[str, np.nda
     from matplotlib.figure import Figure
 
     layers = _spread(list(kernels), LAYERS)
-    figure = Figure(figsize=(0.95 * SHOWN + 1.6, 2.0 * len(layers) + 0.2), layout="constrained")
+    figure = Figure(figsize=(0.68 * SHOWN + 1.5, 1.42 * len(layers) + 0.2), layout="constrained")
     grid = figure.subplots(2 * len(layers), SHOWN, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
@@ -196,12 +180,12 @@ def draw_removal(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def draw_sanity(checked: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
-    """How like the map of the trained network each map is, the more of its layers are untrained."""
+    """How like the map of the trained network each map is, the more of its layers are shuffled."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.set_title("Maps of untrained layers against its own", loc="left", fontsize=11, weight="bold")
+    axes.set_title("Maps with shuffled weights against its own", loc="left", fontsize=11, weight="bold")
     names = ["none", *(row["layer"] for row in next(iter(checked.values())))]
     for i, (method, rows) in enumerate(checked.items()):
         values = [1.0, *(np.nan if row["correlation"] is None else row["correlation"] for row in rows)]
@@ -212,9 +196,9 @@ def draw_sanity(checked: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
             axes.plot(np.arange(len(sizes)), sizes, linewidth=0.8, linestyle="--", color=COLOURS[i], alpha=0.7)
     axes.axhline(0, color=QUIET, linewidth=0.8)
     axes.set_xticks(np.arange(len(names)), names, rotation=35, ha="right", fontsize=8)
-    axes.set_xlabel("untrained from the last layer back to")
+    axes.set_xlabel("weights shuffled from the last layer back to")
     axes.set_ylabel("rank correlation of maps")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure

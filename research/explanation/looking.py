@@ -53,12 +53,12 @@ def surface_of(trained: Trained, seen: jax.Array) -> Surface:
         space = seen.shape[1:-1] if seen.ndim > 2 else seen.shape[1:]
         return Surface(seen, lambda parameters, inputs: apply(trained, parameters, inputs)[0], space)
     layer = embedding_of(trained)
-    _, changed = apply(trained, trained.parameters, seen, features=(layer,))
+    run = jax.jit(lambda parameters: apply(trained, parameters, seen, features=(layer,))[1]["features"][layer])
 
     def function(parameters: Arrays, inputs: jax.Array) -> jax.Array:
         return apply(trained, parameters, seen, edits={layer: lambda tokens, embedded: inputs})[0]
 
-    return Surface(changed["features"][layer], function, seen.shape[1:])
+    return Surface(run(trained.parameters), function, seen.shape[1:])
 
 
 def embedding_of(trained: Trained) -> str:
@@ -73,8 +73,8 @@ def embedding_of(trained: Trained) -> str:
 
 def on_space(found: jax.Array, space: tuple[int, ...]) -> np.ndarray:
     """(batch, *space): a map with its features summed up."""
-    found = found.sum(-1) if found.ndim > len(space) + 1 else found
-    return np.asarray(found)
+    found = np.asarray(found)
+    return found.sum(-1) if found.ndim > len(space) + 1 else found
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from research.analysis.report import svg
 REFERENCES = (
     "Gradient x input: Shrikumar et al., 2016. Integrated gradients: Sundararajan, Taly and Yan, 2017. SmoothGrad: "
     "Smilkov et al., 2017. Occlusion: Zeiler and Fergus, 2014. Grad-CAM: Selvaraju et al., 2017. Attention rollout: "
-    "Abnar and Zuidema, 2020. Check with untrained weights: Adebayo et al., 2018. Blocks removed: Veit, Wilber and "
+    "Abnar and Zuidema, 2020. Check with other weights: Adebayo et al., 2018. Blocks removed: Veit, Wilber and "
     "Belongie, 2016."
 )
 EXTRA = """<style>
@@ -23,8 +23,8 @@ EXTRA = """<style>
 .near figcaption { font-size: .75rem; line-height: 1.25; margin-top: .1rem }
 .near .own img { outline: 2px solid var(--accent) }
 .text { background: var(--soft); border-radius: 4px; font: .8rem/1.7 ui-monospace, monospace; overflow-wrap: anywhere;
-  padding: .5rem .7rem; white-space: pre-wrap } .scroll { overflow-x: auto } .scroll figure { max-width: none }
-.scroll .maps { min-width: 36rem; max-width: 62rem }
+  padding: .5rem .7rem; white-space: pre-wrap } .scroll { overflow-x: auto }
+.scroll > div { min-width: 34rem }
 @media (max-width: 30rem) { .near { grid-template-columns: 3.6rem repeat(5, 1fr); gap: .3rem } }
 </style>"""
 
@@ -41,11 +41,14 @@ def explanation_page(
     """The page; `near` are the raw training examples that are shown, by their place."""
     number = iter(range(100))
 
-    def figure(name: str, caption: str, about: str = "") -> str:
+    def figure(name: str, caption: str, *, wide: bool = False) -> str:
         if name not in drawn:
             return ""
-        shown = f"<figure{about}>{svg(drawn[name], next(number))}<figcaption>{_text(caption)}</figcaption></figure>"
-        return f"<div class=scroll>{shown}</div>" if about else shown
+        shown = svg(drawn[name], next(number))
+        if wide:  # on a phone it is moved sideways
+            shown = f"<div class=scroll><div>{shown}</div></div>"
+        kind = " class=wide-figure" if wide else ""
+        return f"<figure{kind}>{shown}<figcaption>{_text(caption)}</figcaption></figure>"
 
     is_text = kind == "bytes"
     parts = [
@@ -53,13 +56,13 @@ def explanation_page(
         "</p></header>",
         _verdict(told),
         "<section><h2>What the answers rest on</h2>"
-        f"{_texts(told, raw, maps) if is_text else figure('attribution', _caption_of_maps(told), ' class=maps')}"
+        f"{_texts(told, raw, maps) if is_text else figure('attribution', _caption_of_maps(told), wide=True)}"
         "</section>",
         _neighbours(told, raw, near, kind, maximum),
         "<section><h2>What its layers are good for, and whether maps can be trusted</h2></section>"
         f"<section class=figures>{figure('removal', _caption_of_removal(told))}"
         f"{figure('sanity', _caption_of_sanity(told))}</section>",
-        _looks(figure("kernels", _caption_of_kernels(), " class=maps")),
+        _looks(figure("kernels", _caption_of_kernels(), wide=True)),
         _removal(told),
         _method(told),
     ]
@@ -88,13 +91,13 @@ def verdict(told: Mapping[str, Any]) -> tuple[str, str]:
     complete = f"Integrated gradients add up to the logit within {100 * gap:.2g} % ({steps:,} steps)."
     if told["doubtful"]:
         names = _listed(told["doubtful"])
-        change = f"Maps by {names} hardly change when no layer is trained: they show the input, not the reasons."
+        change = f"Maps by {names} hardly change when all weights are shuffled: they show the input, not the reasons."
     else:
-        change = "With untrained weights the signs of every map change, as they must."
+        change = "With shuffled weights the signs of every map change, as they must."
     if told["outlines"]:
         change += (
-            f" Where maps by {_listed(told['outlines'])} are strong is much the same untrained, for that is where the "
-            "input is: read their colours and not their outlines."
+            f" Where maps by {_listed(told['outlines'])} are strong is much the same with shuffled "
+            "weights, for that is where the input is: read their colours and not their outlines."
         )
     return told["used"], f"{change} {complete}"
 
@@ -112,7 +115,7 @@ def _caption_of_maps(told: Mapping[str, Any]) -> str:
     said = "Red speaks for the answer that it gives, blue against it; each map has a scale of its own."
     if any(name in told["methods"] for name in ("Grad-CAM", "attention rollout")):
         bright = " and ".join(name for name in ("Grad-CAM", "attention rollout") if name in told["methods"])
-        said += f" {bright}: the brighter, the more."
+        said += f" The brighter, the more: {bright}."
     return said
 
 

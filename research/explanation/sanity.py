@@ -1,7 +1,9 @@
 """Whether attributions are about what was learned: with other weights they must change.
 
-Layers get fresh initial values, the last first, then those before it as well, up to all (Adebayo et al., "Sanity checks
-for saliency maps", 2018). A method whose map stays as it was shows the picture's edges, and not the network's reasons.
+The weights of layers are shuffled, the last layer first, then those before it as well, up to all (Adebayo et al.,
+"Sanity checks for saliency maps", 2018, who draw new ones; shuffled, they keep their sizes in any network). A method
+whose map stays as it was shows the picture's edges, and not the network's reasons.
+
 Two maps are compared by their rank correlation over places, signs and all. Without signs, methods that multiply by the
 input are alike in any network, as they are strong only where something is drawn; so that is told beside it.
 """
@@ -9,40 +11,41 @@ input are alike in any network, as they are strong only where something is drawn
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from research.deployment.trained import Trained
 from research.explanation.looking import grouped, layers_of
-from research.models.base import network
-from research.parameters import paths
 
 STAGES = 6
 """At how many depths maps are compared, at most."""
 UNCHANGED = 0.5
-"""A correlation with the map of untrained weights above which a method does not tell what was learned."""
+"""A correlation with the map of shuffled weights above which a method does not tell what was learned."""
 
 
 def stages(trained: Trained, seed: int = 1) -> list[tuple[str, dict[str, Any]]]:
-    """(the first layer that is untrained, parameters) from the last layer alone to all parameters."""
-    fresh = jax.jit(network(trained.model, trained.data.spec).init)(jax.random.key(seed))["params"]
-    fresh = paths.flatten(fresh)
+    """(the first layer that is shuffled, parameters) from the last layer alone to all parameters."""
+    random = np.random.default_rng(seed)
+    fresh = {path: _shuffled(random, np.asarray(value)) for path, value in sorted(trained.parameters.items())}
     layers = [call.path for call in layers_of(trained)][::-1]
     ends = sorted({round(share * (len(layers) - 1)) for share in np.linspace(0, 1, min(STAGES, len(layers)))})
     found = []
     for end in ends:
-        untrained = {path for layer in layers[: end + 1] for path in grouped(layer, fresh)}
+        shuffled = {path for layer in layers[: end + 1] for path in grouped(layer, fresh)}
         if end == len(layers) - 1:
-            untrained = set(fresh)
-        mixed = {path: fresh[path] if path in untrained else value for path, value in trained.parameters.items()}
+            shuffled = set(fresh)
+        mixed = {path: fresh[path] if path in shuffled else value for path, value in trained.parameters.items()}
         found.append((layers[end], mixed))
     return found
+
+
+def _shuffled(random: np.random.Generator, values: np.ndarray) -> np.ndarray:
+    return random.permutation(values.ravel()).reshape(values.shape)
 
 
 def check(
     trained: Trained, methods: Mapping[str, Callable[[Mapping], np.ndarray]], seed: int = 1
 ) -> dict[str, list[dict[str, Any]]]:
-    """{method: [{"layer", "correlation"}, ...]} of maps with the layers from the last to this one untrained.
+    """{method: [{"layer", "correlation"}, ...]} of maps with the layers from the last to this one shuffled.
 
     A method is a function of parameters alone. The correlation is the mean over examples; None where maps are constant.
     """
@@ -77,11 +80,11 @@ def _spearman(one: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def doubtful(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The methods whose maps are much the same with no layer trained."""
+    """The methods whose maps are much the same with all weights shuffled."""
     return [name for name, rows in found.items() if (rows[-1]["correlation"] or 0) > UNCHANGED]
 
 
 def outlines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The other methods whose maps are strong at much the same places with no layer trained."""
+    """The other methods whose maps are strong at much the same places with all weights shuffled."""
     strong = [name for name, rows in found.items() if (rows[-1]["correlation_without_signs"] or 0) > UNCHANGED]
     return [name for name in strong if name not in doubtful(found)]

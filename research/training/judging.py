@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from research.analysis import judgement
+from research.analysis.evaluation_figures import draw_all, save_figures
 from research.analysis.evaluation_page import evaluation_page
 from research.analysis.judgement import figure
 from research.data import corruptions
@@ -220,6 +221,9 @@ def write_judgement(judged: dict[str, Any]) -> dict[str, Any]:
     shown = {row["example"] for rows in ("hardest", "confidently_wrong") for row in judged.get(rows, ())}
     chosen = np.array(sorted(shown), int)
     pictures = dict(zip(chosen.tolist(), loaded.splits[split].read(chosen), strict=True)) if shown else {}
-    page = evaluation_page(judged, pictures, kind=loaded.kind, maximum=loaded.maximum)
+    drawn = draw_all(judged)
+    page = evaluation_page(judged, pictures, drawn=drawn, kind=loaded.kind, maximum=loaded.maximum)
     write_atomically(run.path / f"{stem}.html", page.encode())
-    return judged | {"files": [str(run.path / f"{stem}.{suffix}") for suffix in ("json", "html")]}
+    named = {f"{stem}_{name}": figure for name, figure in drawn.items()}
+    figures = save_figures(named, run.path / "figures") if named else []
+    return judged | {"files": [str(file) for file in (run.path / f"{stem}.json", run.path / f"{stem}.html", *figures)]}

@@ -29,8 +29,9 @@ def get_config() -> Sweep:
             grid("data.examples", 300, 2_000, 15_000),
             grid("duration", steps(200), steps(1_000)),
             grid("model.depth", 1, 2, 4, 8),
-            grid("optimizer.learning_rate", 1e-3, 3e-3, 1e-2),
-            repeat("seed", 2),
+            grid("optimizer.learning_rate", 3e-3, 1e-2, 3e-2),
+            repeat("seed", 1),
         ),
         judge=3,
+        judge_most=24,
     )

@@ -24,12 +24,10 @@ PARAMETERS = 10_500
 def get_config(variant: str = "") -> Sweep:
     depths = grid("model.convolutions", 1, 2, 3, 4)
     plain, residual = grid("model.residual", False), grid("model.residual", True)
-    deeper = grid("model.convolutions", 2, 4)
+    some, deeper = grid("model.convolutions", 1, 2, 4), grid("model.convolutions", 2, 4)
     spaces = {
         "": chain(product(plain, depths), product(residual, deeper)),
-        "matched": product(
-            plain, grid("model.convolutions", 1, 2, 4), matched("model.features", parameters=PARAMETERS)
-        ),
+        "matched": product(plain, some, matched("model.features", parameters=PARAMETERS)),
         "mlp": chain(
             product(grid("model", MLP(width=64)), grid("model.depth", 1, 2, 4, 8, 16)),
             product(grid("model", MLP(width=64, residual=True)), grid("model.depth", 4, 8, 16)),

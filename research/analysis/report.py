@@ -57,7 +57,8 @@ def _state(sweep: SweepFolder) -> str:
     judging = len(sweep.rows) - searched
     told = [f"{searched:,} of {sweep.planned:,} trials" if sweep.planned else f"{searched:,} trials"]
     if judging:
-        told.append(f"{judging:,} more on fresh seeds to judge {_count(len(sweep.programs), 'network')}")
+        judged = len({row["program"] for row in sweep.rows if row["stage"] == "judgement"})
+        told.append(f"{judging:,} more on fresh seeds to judge {_count(judged, 'network')}")
     for status, words in (
         ("not finite", "not finite"),
         ("failed", "failed"),

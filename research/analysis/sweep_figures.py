@@ -36,11 +36,15 @@ SIZE = (4.6, 3.5)
 """Inches."""
 WIDE = (7.2, 4.4)
 """Of a figure with many lines."""
+WIDEST = 46
+"""Characters of a title in one line."""
 PANELS = 6
 """Fields that are drawn, at most."""
 LABELS = 40
 """Networks that are all labelled; of more, those on the front are."""
 SHARES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
+FINE = (*(0.05 * i for i in range(1, 18)), *(0.01 * i for i in range(86, 100)), 0.993, 0.996)
+"""Where fewer than three of these are in sight."""
 Found = Answers | Path | str
 
 
@@ -482,6 +486,7 @@ def _figure(title: str, x: str, y: str, series: Series | None = None) -> tuple["
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     named = f"{title}, {series.name}" if series is not None and series.name else title
+    named = named.replace(", ", ",\n", 1) if len(named) > WIDEST else named
     axes.set_title(named, loc="left", fontsize=10.5, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -568,6 +573,9 @@ class _Shares:
         low, high = self.axes.get_ylim()
         shares = [0, *(share for share in SHARES if 1 - share >= self.least), 1]
         ticks = [share for share in shares if low <= self.at(share) <= high]
+        if len(ticks) < 3:
+            steps = [share for share in FINE if 1 - share >= self.least and low <= self.at(share) <= high]
+            ticks = steps[:: -(-len(steps) // 6)] or ticks
         self.axes.set_yticks([self.at(share) for share in ticks], [f"{100 * share:.4g} %" for share in ticks])
 
 

@@ -24,7 +24,7 @@ from research.data.files import Arrays, ImageFolder, Table
 from research.data.glyphs import Glyphs
 from research.data.idx import KMNIST, MNIST, FashionMNIST
 from research.data.pictures import read_picture
-from research.data.text import PythonText, PythonTopics
+from research.data.text import ModuleText, PythonText, PythonTopics, Text
 from research.data.tfds import TFDS
 from research.data.tones import Tones
 from research.data.volumes import Volumes
@@ -43,12 +43,14 @@ __all__ = [
     "Glyphs",
     "ImageFolder",
     "Loaded",
+    "ModuleText",
     "Normalisation",
     "PythonText",
     "PythonTopics",
     "Split",
     "Streamed",
     "Table",
+    "Text",
     "Tones",
     "Volumes",
     "describe",

@@ -6,22 +6,27 @@ left. Which pages there are and what they say depends on the version of Python, 
 
     PythonText(length=128)         windows of the text, for language models: no labels
     PythonTopics(length=128)       which page does a window come from?
+    ModuleText(("json", "ast"))    windows of the source of Python's own modules
+    Text("poems.txt")              windows of a file of one's own
 """
 
+import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from research.config import config, structure
 from research.data.base import Dataset, Loaded, Split, assemble, complete, hold_out
-from research.errors import UserError
+from research.errors import UserError, did_you_mean
 from research.spec import Spec
 
 BYTES = 256
 NO_LABEL = -1
 BLOCK = 2048
 """Bytes of text that stay together when splits are made, at least."""
+SUFFIXES = (".txt", ".md", ".rst")
 TOPICS = ("compound", "debugger", "formatstrings", "specialnames", "string-methods", "types", "typesseq")
 """The longest pages."""
 
@@ -42,18 +47,58 @@ class PythonText(Dataset):
     test: float = structure(0.1, "fraction of the text to be judged by", within="(0, 1)")
 
     def load(self) -> Loaded:
-        blocks = cut_into_blocks(unique_paragraphs(read_topics()))
-        rows = hold_out(np.zeros(len(blocks), np.int32), test=self.test, validation=self.validation)
-        splits = {}
-        for split in ("train", "validation", "test"):
-            text = as_tokens("".join(blocks[row] for row in rows[split]))
-            stride = self.stride if split == "train" and self.stride is not None else self.length
-            inputs = windows(text, self.length, stride)
-            if not len(inputs):
-                raise UserError(f"data.length: {self.length} is more than the {split} split has, {len(text)} bytes")
-            splits[split] = Split(inputs, np.full(len(inputs), NO_LABEL, np.int32))
-        names = tuple(repr(bytes([byte]))[2:-1] for byte in range(BYTES))
-        return Loaded(Spec((self.length,), BYTES, names, tokens=BYTES), splits, normalisation=None, kind="bytes")
+        return in_windows(self, unique_paragraphs(read_topics()))
+
+
+@config
+class ModuleText(Dataset):
+    """The source of Python's own modules cut into windows of bytes, as `PythonText`."""
+
+    modules: tuple[str, ...] = structure(("argparse", "ast", "statistics", "typing"), "their names")
+    length: int = structure(128, "bytes in a window", within="[2, inf)")
+    stride: int | None = structure(
+        None, "bytes from one training window to the next; as many as the window has if None", within="[1, inf)"
+    )
+    validation: float = structure(0.1, "fraction of the text to choose by", within="(0, 1)")
+    test: float = structure(0.1, "fraction of the text to be judged by", within="(0, 1)")
+
+    def load(self) -> Loaded:
+        return in_windows(self, unique_paragraphs({module: source_of(module) for module in self.modules}))
+
+
+@config
+class Text(Dataset):
+    """A text in a file, or all those in a folder, in UTF-8, cut into windows of bytes, as `PythonText`."""
+
+    path: str = structure("", "file of the text, or folder of .txt, .md and .rst files")
+    length: int = structure(128, "bytes in a window", within="[2, inf)")
+    stride: int | None = structure(
+        None, "bytes from one training window to the next; as many as the window has if None", within="[1, inf)"
+    )
+    validation: float = structure(0.1, "fraction of the text to choose by", within="(0, 1)")
+    test: float = structure(0.1, "fraction of the text to be judged by", within="(0, 1)")
+
+    def load(self) -> Loaded:
+        return in_windows(self, unique_paragraphs(read_texts(self.path)))
+
+
+def in_windows(data: PythonText | ModuleText | Text, parts: Sequence[str]) -> Loaded:
+    """Paragraphs as a dataset of windows. Raises UserError where a split has no window."""
+    blocks = cut_into_blocks(parts)
+    if len(blocks) < 3:
+        size = len("".join(blocks).encode())
+        raise UserError(f"data: a text of {size:,} bytes is too short; each split wants {BLOCK:,} at least")
+    rows = hold_out(np.zeros(len(blocks), np.int32), test=data.test, validation=data.validation)
+    splits = {}
+    for split in ("train", "validation", "test"):
+        text = as_tokens("".join(blocks[row] for row in rows[split]))
+        stride = data.stride if split == "train" and data.stride is not None else data.length
+        inputs = windows(text, data.length, stride)
+        if not len(inputs):
+            raise UserError(f"data.length: {data.length} is more than the {split} split has, {len(text)} bytes")
+        splits[split] = Split(inputs, np.full(len(inputs), NO_LABEL, np.int32))
+    names = tuple(repr(bytes([byte]))[2:-1] for byte in range(BYTES))
+    return Loaded(Spec((data.length,), BYTES, names, tokens=BYTES), splits, normalisation=None, kind="bytes")
 
 
 @config
@@ -94,6 +139,29 @@ def read_topics() -> dict[str, str]:
     if missing := sorted(set(TOPICS) - set(topics)):
         raise UserError(f"the help pages of this Python lack {', '.join(missing)}")
     return dict(sorted(topics.items()))
+
+
+def source_of(module: str) -> str:
+    """The source of one of Python's modules, of a package that of its __init__. Raises UserError where there is none."""
+    import sys
+
+    found = importlib.util.find_spec(module) if module in sys.stdlib_module_names else None
+    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        near = did_you_mean(module, sys.stdlib_module_names)
+        raise UserError(f"data.modules: Python has no module '{module}' that is written in Python{near}")
+    return Path(found.origin).read_text(encoding="utf-8")
+
+
+def read_texts(path: str) -> dict[str, str]:
+    """The texts at a path by the names of their files. Raises UserError for what is not there or is no text."""
+    place = Path(path)
+    files = [place] if place.is_file() else sorted(file for file in place.glob("*") if file.suffix in SUFFIXES)
+    if not path or not files:
+        raise UserError(f"data.path: there is no text '{path}', a file or a folder of {', '.join(SUFFIXES)} files")
+    try:
+        return {file.name: file.read_text(encoding="utf-8") for file in files}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.path: {path} cannot be read as text in UTF-8 ({error})") from None
 
 
 def paragraphs(text: str) -> list[str]:

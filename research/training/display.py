@@ -227,6 +227,11 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     if "interpolation" in summary:
         points = (f"{point['share']:.2g}: {_percent(point['accuracy'])}" for point in summary["interpolation"])
         table.add_row("from source", ", ".join(points))
+    for row in summary.get("forgetting", ()):
+        before, after = (_in_bits(row[end]) or _percent(row[end]["accuracy"]) for end in ("before", "after"))
+        table.add_row(f"{row['data']} data", f"{before} before, {after} after")
+    if "adapters" in summary:
+        table.add_row("adapters", f"{size_of(summary['adapters'])}, adapters.safetensors in the run's folder")
     if summary.get("skipped"):
         table.add_row("skipped", f"{summary['skipped']:,} steps, for a loss or gradient that was not finite")
     table.add_row("wall time", duration(summary["wall_time"]))

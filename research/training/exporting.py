@@ -86,7 +86,8 @@ def export_adapters(path: str, to: str | os.PathLike) -> dict[str, Any]:
     }
     write_file(Path(to), arrays, {ADAPTERS: json.dumps(about)})
     parameters = sum(array.size for view, array in arrays.items() if view not in moving)
-    return {"folder": str(run.path), "step": int(state.step), "to": str(to), "parameters": parameters, **about}
+    saved = {"to": str(to), "parameters": parameters, "bytes": Path(to).stat().st_size}
+    return {"folder": str(run.path), "step": int(state.step), **saved, **about}
 
 
 def _source_of(run: folder.RunFolder) -> dict[str, Any]:

@@ -25,6 +25,7 @@ is the one that trains from scratch.
 from typing import Any
 
 from research.config import config, edge, leaf, structure
+from research.data.base import Dataset
 from research.parameters.adapters import LoRA
 from research.parameters.partition import Partition, freeze, train
 from research.parameters.selectors import OfAdapters, of_adapters, others
@@ -92,6 +93,9 @@ class Finetuning:
     )
     interpolate: int | None = edge(
         None, "at how many points between source and result the accuracy is measured at the end", within="[2, inf)"
+    )
+    earlier: Dataset | None = structure(
+        None, "data that the source knows: on it, and on the new, source and result are compared at the end"
     )
 
     @property

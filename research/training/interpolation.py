@@ -12,6 +12,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from research.data.base import Loaded
+from research.errors import UserError
 from research.models.adapters import B
 from research.training import loop
 from research.training.state import Parameters, State
@@ -46,3 +48,25 @@ def curve(
         figures = loop.report(work, between(source, state, share), split)
         found.append({"share": share, "loss": figures["loss"], "accuracy": figures["accuracy"]})
     return found
+
+
+def forgetting(work: loop.Work, source: Parameters, state: State, earlier: Loaded) -> list[dict[str, Any]]:
+    """Test figures of the source and of the result, on the new data and on that which the source knows.
+
+    [{"data": "new", "before": figures, "after": figures}, {"data": "earlier", ...}]. What the source has not, such as a
+    new head, is that of the result in both. Raises UserError as `check_earlier`.
+    """
+    check_earlier(work.loaded, earlier)
+    ends = {"before": between(source, state, 0), "after": between(source, state, 1)}
+    return [
+        {"data": name, **{end: loop.report(work._replace(loaded=loaded), at, "test") for end, at in ends.items()}}
+        for name, loaded in (("new", work.loaded), ("earlier", earlier))
+    ]
+
+
+def check_earlier(loaded: Loaded, earlier: Loaded) -> None:
+    """Raises UserError where a network for one set of data cannot be judged on the other."""
+    new, old = loaded.spec, earlier.spec
+    if (new.shape, new.classes, new.tokens, new.tasks) != (old.shape, old.classes, old.tokens, old.tasks):
+        here, there = (f"{spec.shape} and {spec.classes} classes" for spec in (new, old))
+        raise UserError(f"finetuning.earlier: its examples are of {there}, those of data of {here}; they must agree")

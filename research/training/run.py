@@ -29,6 +29,7 @@ from research.parameters.partition import listed
 from research.training import (
     display,
     evaluation,
+    exporting,
     features,
     folder,
     interpolation,
@@ -83,6 +84,8 @@ def prepare(experiment: Experiment, loaded: Loaded) -> tuple[Plan, Beginning | N
     if problems:
         raise UserError(*problems)
     plan, weights = found
+    if experiment.finetuning is not None and experiment.finetuning.earlier is not None:
+        interpolation.check_earlier(loaded, experiment.finetuning.earlier.load())
     return plan, weights and sources.fit(plan, experiment, weights)
 
 
@@ -409,14 +412,27 @@ def summarise(run: RunFolder, work: loop.Work, state: State, progress: loop.Prog
     best, frozen = load_best(run, work.experiment, work.plan)
     work = work._replace(frozen=frozen)
     summary["test"] = loop.report(work, best, "test")
-    finetuning = work.experiment.finetuning
-    if finetuning is not None and finetuning.interpolate is not None:
+    return summary | _from_source(run, work, best)
+
+
+def _from_source(run: RunFolder, work: loop.Work, best: State) -> dict[str, Any]:
+    """What fine-tuning made of its source: the line to it, what was learned and forgotten, and the adapters' file."""
+    finetuning, told = work.experiment.finetuning, {}
+    if finetuning is None or finetuning.source is None:
+        return told
+    if finetuning.interpolate is not None or finetuning.earlier is not None:
         try:
             source = _begin_again(run, work.plan, work.experiment).arrays
-            summary["interpolation"] = interpolation.curve(work, source, best, _shares(finetuning.interpolate))
         except UserError as error:
-            display.note(f"no interpolation: {error}")
-    return summary
+            display.note(f"no comparison with the source: {error}")
+        else:
+            if finetuning.interpolate is not None:
+                told["interpolation"] = interpolation.curve(work, source, best, _shares(finetuning.interpolate))
+            if finetuning.earlier is not None:
+                told["forgetting"] = interpolation.forgetting(work, source, best, finetuning.earlier.load())
+    if work.plan.adapted:
+        told["adapters"] = exporting.export_adapters(str(run.path), run.path / "adapters.safetensors")["bytes"]
+    return told
 
 
 def _shares(points: int) -> list[float]:

@@ -1,0 +1,112 @@
+"""From data to what others use: what is exported is the smallest network that was good enough."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from research.config import ConfigError, validate
+from research.data import Digits
+from research.deployment import standalone
+from research.deployment.compression import Int4, Int8, read_compressed
+from research.deployment.trained import probabilities
+from research.errors import UserError
+from research.models import MLP
+from research.pipelines import Compress, Export, Pipeline, Train
+from research.pipelines import run as module
+from research.training import Experiment, steps
+
+SMALL = Experiment(
+    data=Digits(), model=MLP(depth=1, width=8), duration=steps(80), evaluate_every=steps(40), devices=1, norms="none"
+)
+
+
+def whole_way(**compressing):
+    options = {"methods": (Int8(), Int4()), "budget": 1.0, **compressing}
+    return Pipeline(
+        trained=Train(SMALL, gate="ece <= 1, parameters <= 1e4"),
+        smaller=Compress(of="trained", **options),
+        deployed=Export(of="smaller", gate="accuracy >= 0 on test, at most 1e-5 largest_difference"),
+        name="whole",
+    )
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    return module.run(whole_way(), workdir=str(tmp_path_factory.mktemp("runs")))
+
+
+def last(told, number):
+    return told["stages"][number]["attempts"][-1]
+
+
+def test_what_goes_on_is_the_least_that_is_good_enough(told):
+    assert told["reason"] == "finished"
+    rows = last(told, 1)["compression"]["rows"][1:]
+    chosen = min(rows, key=lambda row: row["bytes"])
+    assert last(told, 1)["compression"]["chosen"] == chosen["network"]
+    assert last(told, 1)["folder"] == chosen["folder"]
+
+
+def test_what_is_exported_is_what_was_judged(told):
+    network = read_compressed(last(told, 1)["folder"])
+    raw = Digits().load().splits["test"].inputs
+    ours = probabilities(network, network.parameters, network.model_state, raw)
+    theirs = standalone.load(last(told, 2)["folder"])(raw)
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    labels = Digits().load().splits["test"].labels
+    assert last(told, 2)["figures"]["test"]["accuracy"] == pytest.approx(np.mean(theirs.argmax(1) == labels))
+
+
+def test_nothing_of_it_is_done_twice(told):
+    again = module.run(whole_way(), workdir=str(Path(told["folder"]).parent))
+    assert all(attempt["was_done"] for stage in again["stages"] for attempt in stage["attempts"])
+    assert last(again, 2)["folder"] == last(told, 2)["folder"]
+
+
+def test_an_export_that_is_damaged_is_written_anew(told):
+    file = Path(last(told, 2)["folder"], "labels.json")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-2])
+    try:
+        again = module.run(whole_way(), workdir=str(Path(told["folder"]).parent))
+    finally:
+        file.write_bytes(whole)
+    assert not last(again, 2)["was_done"]
+    assert last(again, 2)["folder"] != last(told, 2)["folder"]
+
+
+@pytest.mark.parametrize("asked", [{"gate": "at most 10 bytes"}, {"gate": "accuracy > 1"}])
+def test_nothing_is_exported_that_is_not_good_enough(told, asked):
+    failed = module.run(whole_way(**asked), workdir=str(Path(told["folder"]).parent))
+    assert failed["reason"] == "not good enough"
+    assert [stage["name"] for stage in failed["stages"]] == ["trained", "smaller"]
+    assert "smaller is not good enough" in json.dumps(module.page(failed["folder"]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Pipeline(a=Compress(of="b", methods=(Int8(),))), "stages.0: no stage 'b' comes before it"),
+        (lambda: Pipeline(a=Export(of="a")), "stages.0: no stage 'a' comes before it"),
+        (lambda: Pipeline(t=Train(SMALL), a=Compress(of="t")), "stages.1.methods: there is none"),
+        (lambda: Pipeline(t=Train(SMALL), a=Export(of="t", gate="small")), "stages.1.gate: 'small' is no condition"),
+    ],
+)
+def test_what_no_pipeline_can_be_is_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(make())
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (Compress(of="t", methods=(Int8(),), gate="byte <= 1"), "a: no figure 'byte'; did you mean 'bytes'"),
+        (Export(of="t", gate="loss <= 1"), "a: no figure 'loss'; there is accuracy, bytes, largest_difference"),
+        (Train(SMALL, gate="robustness/rotation_16/accuracy > 0.5"), "did you mean 'robustness/rotation_15/accuracy'"),
+    ],
+)
+def test_a_gate_on_what_its_stage_does_not_tell_is_refused(stage, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        module.run(Pipeline(t=Train(SMALL), a=stage), workdir=str(tmp_path))

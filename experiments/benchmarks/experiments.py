@@ -4,7 +4,8 @@
     python experiments/benchmarks/experiments.py --only vgg resnet  some of them; the table's other rows stay
     python experiments/benchmarks/experiments.py --steps 3          a few steps of each, to see that they run
 
-An experiment whose command begins with a variable (MNIST_DIR=...) is skipped where that is not set. One that fails does
+An experiment whose command begins with a variable (MNIST_DIR=...) is skipped where that is not set, and one that is
+about a run where that is not there. One that fails does
 not stop the others; the exit status is then 1. With --steps, figures mean nothing and are printed only, unless --out
 names a file.
 """
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str]) -> int:
             continue
         if (variable := missing_variable(listed)) is not None:
             print(f"{listed.name}: skipped, since {variable} is not set", flush=True)
+            continue
+        if (needed := missing_run(asked.folder / f"{listed.name}.py")) is not None:
+            print(f"{listed.name}: skipped, since there is no run {needed}", flush=True)
             continue
         row = run(listed, asked.folder, asked.steps)
         print(f"{listed.name}: {row['test split']}, {row['seconds']} s", flush=True)
@@ -127,6 +131,19 @@ def trains(file: Path) -> str | None:
     except UserError:
         return None
     return "--config" if isinstance(config, Experiment) else "--config.base" if isinstance(config, Sweep) else None
+
+
+def missing_run(file: Path) -> str | None:
+    """The run that a config file is to compress, if it is not there."""
+    from research.commandline.loading import load_config
+    from research.deployment.compression import Compression
+    from research.errors import UserError
+
+    try:
+        config = load_config(str(file), (object,)).config
+    except UserError:
+        return None
+    return config.run if isinstance(config, Compression) and not (ROOT / config.run).exists() else None
 
 
 def figures(workdir: Path) -> dict[str, str]:

@@ -68,14 +68,14 @@ Edit = Callable[[Array, Any], Any]
 """What is made of a layer's outputs: (inputs, outputs) -> outputs."""
 
 
-class Altered(Model):
-    """Base of the configs that are another model, whose layers compute in another way; see `models.altering`."""
+class Altered:
+    """Base of the configs that are another model, whose layers compute in another way; see `models.altering`.
+
+    They go wherever a model goes, but are none that people choose, since they are made of trained weights.
+    """
 
     model: AnyModel
-    """What is altered."""
-
-    def stacks(self) -> dict[str, int | range]:
-        return stacks(self.model)
+    """What is altered; its blocks are not stacked."""
 
     def alter(self, network: "Network") -> "Network":
         """The network that it is, of that of its model."""
@@ -112,7 +112,7 @@ class Network(NamedTuple):
     stacks: Mapping[str, int | range] = MappingProxyType({})
 
 
-def network(model: Model | nn.Module, spec: Spec, adapters: Mapping[str, LowRank] = MappingProxyType({})) -> Network:
+def network(model: "AnyModel | Altered", spec: Spec, adapters: Mapping[str, LowRank] = MappingProxyType({})) -> Network:
     """The network of a model config, or of a Flax module, for data of a spec.
 
     adapters: of layers, by path, which `apply` wants to find lora_a and lora_b with; see `models.adapters`.

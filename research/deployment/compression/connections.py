@@ -2,7 +2,8 @@
 
 Nothing is declared about a model. A feature of a layer's outputs is made NaN, and the inputs of all later layers are
 looked at: where some of them are NaN and not others, they are those that come from this feature, through whatever lies
-between (pooling, flattening, a residual sum). Example j of one batch has feature j so, and one pass tells all.
+between (pooling, flattening, a residual sum). Layers that have a kernel see it and do not hand it on, so that only what
+a feature reaches by itself is found. Example j of one batch has feature j so, and one pass tells all.
 
     stage_0/convolution_1  ->  stage_0/norm_1 (0..31), stage_1/convolution_0 (0..31)
     stage_1/convolution_1  ->  stage_1/norm_1 (0..63), dense_0 (0..63, 0..63, 0..63, 0..63, of four positions)
@@ -40,16 +41,16 @@ class Group(NamedTuple):
 
 def groups(trained: Trained) -> list[Group]:
     """The groups of a network, in the order in which it uses them, but for those whose features reach the logits."""
-    layers = {path: found.shape[-1] for path, found in with_kernels(trained).items()}
+    layers = {path: found.shape for path, found in with_kernels(trained).items()}
     run, calls = _probe(trained, layers)
     found: list[Group] = []
-    for maker, features in layers.items():
+    for maker, (*_, features) in layers.items():
         owners = _owners(run, maker, features) if features > 1 else None
         if owners is None or calls[maker] != 1:
             continue
         makers, takers = (maker,), owners
         for other in [group for group in found if _meet(group.takers, owners)]:
-            if other.features != features:
+            if other.features != features or not _agree(other.takers, owners):
                 return []  # they meet otherwise than one to one: nothing is safe
             found.remove(other)
             makers, takers = (*other.makers, *makers), {**other.takers, **takers}
@@ -62,16 +63,18 @@ def _meet(one: Owners, other: Owners) -> bool:
     return any(((one[layer] >= 0) & (other[layer] >= 0)).any() for layer in one.keys() & other.keys())
 
 
+def _agree(one: Owners, other: Owners) -> bool:
+    """Whether the features of both come in at the same places, wherever both do."""
+    return all(np.array_equal(one[layer], other[layer]) for layer in one.keys() & other.keys())
+
+
 def _owners(run: "Probe", maker: str, features: int) -> Owners | None:
-    """Where the features of a layer come in; None where they reach some of the logits alone, or meet one another."""
+    """Where the features of a layer come in; None where they reach the logits, or meet one another."""
     parts = [run(maker, range(start, min(start + BATCH, features))) for start in range(0, features, BATCH)]
     reached = {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
-    if not reached.pop(LOGITS).all():
+    if reached.pop(LOGITS).any() or any((among.sum(0) > 1).any() for among in reached.values()):
         return None
-    partly = {layer: among for layer, among in reached.items() if among.any() and not among.all()}
-    if any((among.sum(0) > 1).any() for among in partly.values()):
-        return None
-    return {layer: np.where(among.any(0), among.argmax(0), -1) for layer, among in partly.items()}
+    return {layer: np.where(among.any(0), among.argmax(0), -1) for layer, among in reached.items() if among.any()}
 
 
 BATCH = 64
@@ -82,8 +85,11 @@ Probe = Callable[[str, range], dict[str, np.ndarray]]
 """(layer, some of its features) -> of each layer, (those features, features that come in): which come from which."""
 
 
-def _probe(trained: Trained, layers: Mapping[str, int]) -> tuple[Probe, Counter[str]]:
-    """What comes in where; and how often each layer is called, once the probe was used. One program serves all."""
+def _probe(trained: Trained, layers: Mapping[str, tuple[int, ...]]) -> tuple[Probe, Counter[str]]:
+    """What comes in where; and how often each layer is called, once the probe was used. One program serves all.
+
+    layers: the shapes of their kernels.
+    """
     arrays, calls = (dict(trained.parameters), dict(trained.model_state)), Counter()
 
     @jax.jit
@@ -93,7 +99,8 @@ def _probe(trained: Trained, layers: Mapping[str, int]) -> tuple[Probe, Counter[
 
         def see(layer: Layer, inputs: Array) -> Array:
             found[layer.path] = _among(inputs) | found.get(layer.path, False)
-            outputs = layer.call(inputs)
+            is_whole = layer.path in layers and layers[layer.path][-2] == inputs.shape[-1]  # and not depthwise
+            outputs = layer.call(jnp.where(jnp.isnan(inputs), 0, inputs) if is_whole else inputs)
             if layer.path not in spoiled:
                 return outputs
             calls[layer.path] += 1
@@ -106,7 +113,7 @@ def _probe(trained: Trained, layers: Mapping[str, int]) -> tuple[Probe, Counter[
         return {**found, LOGITS: jnp.isnan(answers).reshape(BATCH, -1)}
 
     def probe(maker: str, features: range) -> dict[str, np.ndarray]:
-        spoiled = {layer: np.zeros((BATCH, count), bool) for layer, count in layers.items()}
+        spoiled = {layer: np.zeros((BATCH, shape[-1]), bool) for layer, shape in layers.items()}
         spoiled[maker][np.arange(len(features)), list(features)] = True
         return {layer: among[: len(features)] for layer, among in jax.device_get(run(arrays, spoiled)).items()}
 

@@ -98,7 +98,7 @@ def note(told: Mapping[str, Any]) -> str:
     """What the columns mean."""
     return (
         "Files are the arrays as safetensors, gzipped but for the original; multiply-adds and FLOPs are those of one "
-        f"example; times are medians for {told['batch']} examples, the networks taking turns. What is lost is in points."
+        f"example; times are medians for {told['batch']} examples, all taking turns. What is lost is in points."
     )
 
 

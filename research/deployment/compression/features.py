@@ -52,7 +52,7 @@ class FeaturePruning(Method):
         if not (sizes := sizes_of(work.trained)):
             yield NOTHING
         elif _at(work.trained, _values(sizes, 0.0, self.multiple), sizes, self.flops) is None:
-            yield f"cannot be cut to {100 * self.flops:.3g} % of its FLOPs; with the fewest features it has more"
+            yield f"cannot be cut to {100 * self.flops:.3g} % of its FLOPs in multiples of {self.multiple} features"
         if self.retraining is not None:
             yield from self.retraining.unsuited(work)
 

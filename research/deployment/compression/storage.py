@@ -34,7 +34,7 @@ from research.data import base
 from research.deployment.trained import Trained
 from research.errors import UserError, did_you_mean
 from research.jsonl import explained, read_json, write_atomically, write_json
-from research.models.base import Model
+from research.models.base import Altered, Model
 from research.training.folder import RunFolder
 from research.training.reading import parameters_fingerprint
 
@@ -119,9 +119,7 @@ def read_compressed(path: str | Path) -> Trained:
         inside = [str(each.parent) for each in sorted(folder.glob("**/network.json"))]
         raise UserError(f"{folder}: holds no compressed network{did_you_mean(str(folder), inside)}")
     about = read_json(folder / "network.json")
-    model = load_config(str(folder / "model.json"), (object,)).config
-    if not isinstance(model, Model):
-        raise UserError(f"{folder / 'model.json'}: holds no model")
+    model = load_config(str(folder / "model.json"), (Altered, Model, object)).config  # object: a Flax module's class
     data = base.from_description(read_json(folder / "data.json"))
     with explained(f"read {folder}"):
         content = (folder / WEIGHTS).read_bytes()

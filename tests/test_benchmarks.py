@@ -1,8 +1,9 @@
-"""experiments/benchmarks/sweeps*.py: that their parts measure what they say."""
+"""experiments/benchmarks/sweeps*.py and deployment.py: that their parts measure what they say."""
 
 import contextlib
 import importlib
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_peers_see_each_example_once_an_epoch(named):
     assert indices.shape == (5, 4)
     for epoch in indices.reshape(2, 10):
         assert np.array_equal(np.sort(epoch), np.arange(10))
+
+
+def test_of_an_exported_program_a_call_is_measured_beside_one_of_the_model(named, capsys):
+    named("deployment").main(["exported", "--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("exported, batch") for line in lines) == 3
+    assert sum(line.startswith("jitted, batch") for line in lines) == 3
+
+
+def test_a_cold_start_is_a_process_of_its_own_and_one_that_fails_is_told(named, tmp_path):
+    seconds_of = named("deployment").seconds_of
+    assert seconds_of(["python", "-c", "import os, time; time.sleep(float(os.environ['T']))"], {"T": "0.2"})() > 0.2
+    with pytest.raises(subprocess.CalledProcessError):
+        seconds_of(["python", "-c", "raise SystemExit(1)"], {})()
 
 
 def flax_parameters(named, name: str) -> int:

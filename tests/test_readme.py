@@ -93,7 +93,7 @@ def run(checkout):
 def uses_runs(line: str) -> bool:
     """Whether a command is about the runs of others before it, or is one that they are about."""
     named = r"experiments/((digits_cnn|gpt|compress_digits)\.py( --config\S*|$)|digits_mlp)"
-    return "runs/" in line or bool(re.search(named, line))
+    return "runs/" in line or "exports/" in line or bool(re.search(named, line))
 
 
 def test_commands_about_runs_follow_one_another(run):

@@ -87,9 +87,7 @@ def draw_confusion(judged: Mapping[str, Any]) -> "Figure":
     figure, axes = _figure("What was taken for what", "taken for", "is", size=(SIZE[0], SIZE[1] + 0.8))
     mistakes = np.where(np.eye(len(found), dtype=bool), 0, found)
     shares = mistakes / np.maximum(whole[shown].sum(1, keepdims=True), 1)
-    axes.imshow(
-        np.ma.masked_equal(shares, 0), cmap="Oranges", vmin=0, vmax=max(shares.max() * 1.3, 0.02), aspect="auto"
-    )
+    axes.imshow(np.ma.masked_equal(shares, 0), cmap="Oranges", vmin=0, vmax=max(shares.max() * 1.3, 0.1), aspect="auto")
     for i, count in enumerate(np.diagonal(found)):
         axes.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, color=BLUE, alpha=0.16 if count else 0, linewidth=0))
     if len(found) <= NUMBERED:

@@ -21,7 +21,7 @@ STYLE = """<style>
 .gallery figure { max-width: 10rem } .gallery img { background: var(--soft); border-radius: 3px; display: block;
   image-rendering: pixelated; width: 100% } .gallery pre { background: var(--soft); font-size: .75rem; margin: 0;
   max-height: 9rem; overflow: auto; padding: .4rem; white-space: pre-wrap } .wide-figure { max-width: 62rem }
-.gallery figcaption { line-height: 1.3 }
+.gallery figcaption { line-height: 1.3 } .scroll { overflow-x: auto } .scroll > div { min-width: 34rem }
 </style>"""
 WORDS = {
     "accuracy": "the share that is right",
@@ -147,14 +147,19 @@ def _figures(judged: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
     harder = ""
     if "robustness" in drawn:
         caption = "The same examples, made harder; the band is the 95 % interval. At 0 they are as they were."
-        wide = _figure(drawn["robustness"], caption, len(captions), "wide-figure")
-        harder = f"<section><h2>Made harder</h2><div class=wide-figure>{wide}</div></section>"
+        shown_wide = wide_figure(svg(drawn["robustness"], len(captions)), caption)
+        harder = f"<section><h2>Made harder</h2>{shown_wide}</section>"
     return f"<section class=figures>{''.join(shown)}</section>{harder}"
 
 
-def _figure(figure: Any, caption: str, number: int, kind: str = "") -> str:
-    about = f" class={kind}" if kind else ""
-    return f"<figure{about}>{svg(figure, number)}<figcaption>{_text(caption)}</figcaption></figure>"
+def _figure(figure: Any, caption: str, number: int) -> str:
+    return f"<figure>{svg(figure, number)}<figcaption>{_text(caption)}</figcaption></figure>"
+
+
+def wide_figure(shown: str, caption: str) -> str:
+    """A figure over the whole width, which on a phone is moved sideways."""
+    inside = f"<div class=scroll><div>{shown}</div></div>"
+    return f"<figure class=wide-figure>{inside}<figcaption>{_text(caption)}</figcaption></figure>"
 
 
 def _caption_of_confusion(judged: Mapping[str, Any]) -> str:
@@ -166,6 +171,8 @@ def _caption_of_confusion(judged: Mapping[str, Any]) -> str:
     names = [row["name"] for row in judged["classes"]]
     hidden = len(names) - draw.CLASSES_DRAWN
     more = f" Of {len(names)} classes, those told worst." if hidden > 0 else ""
+    if found.max() == 1:
+        return f"No mistake was made twice.{more}"
     return f"Most often, {found[i, j]:,} times, {names[i]} was taken for {names[j]}.{more}"
 
 
@@ -190,7 +197,8 @@ def _example(row: Mapping[str, Any], raw: np.ndarray, kind: str, maximum: float 
     sure = f"{percent(row['probability'])} sure"
     own = "" if right else f"; {percent(row['probability_of_label'])} for {_text(row['label'])}"
     number = f"<br><span class=quiet>example {row['example']:,}</span>"
-    return f"<figure>{show(raw, kind, maximum)}<figcaption>{told}<br>{sure}{own}{number}</figcaption></figure>"
+    unbroken = f"{sure}{own}".replace(" %", "\u00a0%")
+    return f"<figure>{show(raw, kind, maximum)}<figcaption>{told}<br>{unbroken}{number}</figcaption></figure>"
 
 
 def show(raw: np.ndarray, kind: str, maximum: float | None) -> str:

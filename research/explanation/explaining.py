@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import softmax
 
 from research.analysis.evaluation_figures import save_figures
 from research.data import pictures
@@ -57,8 +58,6 @@ ORDER = (
     "Grad-CAM",
     "attention rollout",
 )
-MAPS = 8
-"""Feature maps and kernels of a layer that are shown."""
 
 
 class Chosen(NamedTuple):
@@ -97,8 +96,7 @@ def explain_run(path: str, files: Sequence[str] = (), *, split: str = "test") ->
         raise UserError(f"{run.path}: is a language model, which tells tokens; explanations are of classes")
     loaded, _ = load_for(run, read_experiment(run))
     examples = np.arange(min(LOOKED_AT, len(loaded.splits[split])))
-    logits = _logits_of(trained, loaded, split, examples)
-    chosen = _read(files, loaded) if files else _choose(logits, loaded, split)
+    chosen = _read(files, loaded) if files else _choose(_logits_of(trained, loaded, split, examples), loaded, split)
     told, found = explain(trained, loaded, chosen)
     told["removal"] = removal.without_each(trained, loaded.splits["train"], loaded.splits[split], examples)
     told["used"] = removal.sentence(told["removal"])
@@ -130,7 +128,7 @@ def _read(files: Sequence[str], loaded: Loaded) -> Chosen:
 def _choose(logits: np.ndarray, loaded: Loaded, split: str) -> Chosen:
     """The most confidently wrong of a split, and of those that are right one of each class, the least sure first."""
     labels = np.asarray(loaded.splits[split].labels[: len(logits)])
-    says, sure = logits.argmax(1), jax.nn.softmax(logits).max(1)
+    says, sure = logits.argmax(1), softmax(logits, axis=1).max(1)
     wrong = np.flatnonzero(says != labels)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")][:WRONG]
     right, seen = [], set()
@@ -154,7 +152,7 @@ def explain(trained: Trained, loaded: Loaded, chosen: Chosen) -> tuple[dict[str,
     surface = surface_of(trained, seen)
     baseline = baseline_of(trained, loaded, chosen, surface)
     logits = within(spec, jax.jit(surface.function)(trained.parameters, surface.inputs), chosen.labels)
-    likely, target = np.asarray(jax.nn.softmax(logits)), jnp.asarray(logits.argmax(1))
+    likely, target = softmax(logits, axis=1), logits.argmax(1)
     integrated = integrated_by(surface, target, baseline)
     steps, gaps = steps_to_complete(integrated, trained.parameters)
     methods, left_out = methods_for(trained, surface, seen, target, baseline)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from research.analysis import page
-from research.analysis.evaluation_page import STYLE, percent, show
+from research.analysis.evaluation_page import STYLE, percent, show, wide_figure
 from research.analysis.report import svg
 
 REFERENCES = (
@@ -23,8 +23,7 @@ EXTRA = """<style>
 .near figcaption { font-size: .75rem; line-height: 1.25; margin-top: .1rem }
 .near .own img { outline: 2px solid var(--accent) }
 .text { background: var(--soft); border-radius: 4px; font: .8rem/1.7 ui-monospace, monospace; overflow-wrap: anywhere;
-  padding: .5rem .7rem; white-space: pre-wrap } .scroll { overflow-x: auto }
-.scroll > div { min-width: 34rem }
+  padding: .5rem .7rem; white-space: pre-wrap }
 @media (max-width: 30rem) { .near { grid-template-columns: 3.6rem repeat(5, 1fr); gap: .3rem } }
 </style>"""
 
@@ -45,10 +44,9 @@ def explanation_page(
         if name not in drawn:
             return ""
         shown = svg(drawn[name], next(number))
-        if wide:  # on a phone it is moved sideways
-            shown = f"<div class=scroll><div>{shown}</div></div>"
-        kind = " class=wide-figure" if wide else ""
-        return f"<figure{kind}>{shown}<figcaption>{_text(caption)}</figcaption></figure>"
+        if wide:
+            return wide_figure(shown, caption)
+        return f"<figure>{shown}<figcaption>{_text(caption)}</figcaption></figure>"
 
     is_text = kind == "bytes"
     parts = [

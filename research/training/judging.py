@@ -38,7 +38,7 @@ class Opened(NamedTuple):
 
     run: RunFolder
     work: loop.Work
-    used: Any
+    state: Any
     step: int
 
     @property
@@ -75,7 +75,7 @@ def judge_run(path: str, split: str = "test", *, harder: bool = True, against: s
     """
     opened = open_best(path, split)
     other = None if against is None else _open_other(opened, against, split)
-    plain = loop.report(opened.work, opened.used, split)
+    plain = loop.report(opened.work, opened.state, split)
     about = {"folder": str(opened.run.path), "name": opened.run.name, "step": opened.step, "split": split}
     parameters = counts.total(shapes(opened.work.experiment, opened.work.plan.spec)[0]).parameters
     if loop.token_unit(opened.work) is not None:
@@ -137,7 +137,7 @@ def probabilities(
         if change is not None:
             raw = corruptions.corrupt(change, strength, loaded, raw, labels[indices], first)
         likely = evaluation.probabilities(
-            plan, leaves, opened.work.frozen, *opened.used.used(), replicate(plan, raw), normalisation
+            plan, leaves, opened.work.frozen, *opened.state.used(), replicate(plan, raw), normalisation
         )
         found.append(np.asarray(likely))
     likely = np.concatenate(found)[: len(labels)]
@@ -162,7 +162,7 @@ def outcomes(opened: Opened, split: str) -> dict[str, np.ndarray]:
     for first, indices in _batches(len(examples)):
         data = evaluation.to_device(plan, examples.take(indices), loaded.normalisation)
         judged = evaluation.evaluate_examples(
-            plan, leaves, opened.work.frozen, *opened.used.used(), data, np.int32(first)
+            plan, leaves, opened.work.frozen, *opened.state.used(), data, np.int32(first)
         )
         found.append({name: np.asarray(column) for name, column in judged.items()})
     return {name: np.concatenate([each[name] for each in found])[: len(examples)] for name in found[0]}

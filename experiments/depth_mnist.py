@@ -46,5 +46,5 @@ def get_config(variant: str = "") -> Sweep:
             evaluate_every=steps(300),
             norms="none",
         ),
-        space=product(spaces[variant], grid("optimizer.learning_rate", 1e-2, 3e-2), repeat("seed", 2)),
+        space=product(spaces[variant], grid("optimizer.learning_rate", 1e-2, 3e-2), repeat("seed", 1)),
     )

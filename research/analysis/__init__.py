@@ -12,9 +12,12 @@ from research.analysis.sweep_figures import (
     draw_depth,
     draw_importance,
     draw_losses,
+    draw_moves,
     draw_scaling,
+    draw_strengths,
     draw_sweep,
     draw_values,
+    draw_variants,
 )
 from research.analysis.sweeps import load_trials
 from research.analysis.tables import load_networks
@@ -26,10 +29,13 @@ __all__ = [
     "draw_depth",
     "draw_importance",
     "draw_losses",
+    "draw_moves",
     "draw_run",
     "draw_scaling",
+    "draw_strengths",
     "draw_sweep",
     "draw_values",
+    "draw_variants",
     "load_metrics",
     "load_networks",
     "load_runs",

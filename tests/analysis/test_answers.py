@@ -383,41 +383,11 @@ def test_seeds_of_the_search_with_the_same_values_tell_how_much_seeds_differ(wor
 # Where depth is not what differs
 
 
-def of_kinds(world, **levels):
-    """Networks of one depth that differ in a kind, or in what they have that none has."""
-    return [
-        world.truth(3, level, values={"model.dropout": "none"} if kind == "none" else {f"objective.{kind}": "0.1, 0.2"})
-        for kind, level in levels.items()
-    ]
-
-
-def with_strengths(folder):
-    """As if each kind but none had been tried at two strengths, of which the second is the better one."""
-    for name in ("trials.jsonl", "sweep.json"):
-        path = folder / name
-        told = [json.loads(line) for line in path.read_text().splitlines()]
-        for row in told[0]["plan"]["programs"] if name == "sweep.json" else []:
-            for i, trial in enumerate(row["trials"]):
-                strengthen(trial["assignment"], i)
-        for i, row in enumerate(told if name == "trials.jsonl" else []):
-            strengthen(row["values"], 1 if row["stage"] == "judgement" else i)
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in told))
-    return folder
-
-
-def strengthen(values, index):
-    for path in values:
-        if path.startswith("objective."):
-            values[path] = (0.1, 0.2)[index % 2]
-        if path == "model.dropout":
-            values[path] = None
-
-
 @pytest.fixture
 def kinds(world):
     """l1 helps much, l2 a little, smoothing harms, against none; and half does nothing."""
-    truths = of_kinds(world, none=0.8, l1=0.9, l2=0.83, label_smoothing=0.75, half=0.8)
-    return found_in(with_strengths(world.sweep(truths, examples=4_000, rates=(0.003,), seeds=6)))
+    truths = world.of_kinds(none=0.8, l1=0.9, l2=0.83, label_smoothing=0.75, half=0.8)
+    return found_in(world.with_strengths(world.sweep(truths, examples=4_000, rates=(0.003,), seeds=6)))
 
 
 def test_kinds_are_named_by_what_they_have_and_told_at_the_strength_that_was_chosen(kinds):
@@ -441,8 +411,8 @@ def test_kinds_are_compared_with_none(kinds):
 
 
 def test_where_nothing_helps_none_is_best(world):
-    truths = of_kinds(world, none=0.9, l1=0.8, l2=0.89)
-    told = sentence(found_in(with_strengths(world.sweep(truths, examples=4_000, rates=(0.003,), seeds=6))))
+    truths = world.of_kinds(none=0.9, l1=0.8, l2=0.89)
+    told = sentence(found_in(world.with_strengths(world.sweep(truths, examples=4_000, rates=(0.003,), seeds=6))))
     assert told.startswith("Nothing that was tried helps: none is best, with ")
     assert "worse than it" in told and "l1 (by" in told
 
@@ -466,18 +436,8 @@ def test_fields_that_no_trial_has_together_have_no_importances(kinds):
 # What moves the best depth
 
 
-def by_size(world):
-    """With ten times the data, a depth more is best."""
-    return [
-        world.truth(depth, 0.7 + 0.1 * size - 0.05 * abs(depth - 2 - size), values=values)
-        for size, examples in enumerate(("100", "1000", "10000"))
-        for depth in (2, 3, 4)
-        if (values := {"data.examples": examples, "duration": "50 steps", "model.depth": str(depth - 1)})
-    ]
-
-
 def test_the_best_depth_is_told_for_each_size_of_the_data(world):
-    found = found_in(world.sweep(by_size(world), examples=3_000))
+    found = found_in(world.sweep(world.by_size(), examples=3_000))
     path, (line,) = moves(found)
     assert path == "data.examples"
     assert [(number, series.best.depth) for number, series in line.points] == [(100, 2), (1_000, 3), (10_000, 4)]
@@ -487,9 +447,9 @@ def test_the_best_depth_is_told_for_each_size_of_the_data(world):
 
 def test_each_duration_has_a_line_of_its_own(world):
     other = [
-        t._replace(values=t.values | {"duration": "500 steps"}, accuracy=t.accuracy + 0.05) for t in by_size(world)
+        t._replace(values=t.values | {"duration": "500 steps"}, accuracy=t.accuracy + 0.05) for t in world.by_size()
     ]
-    path, lines = moves(found_in(world.sweep([*by_size(world), *other])))
+    path, lines = moves(found_in(world.sweep([*world.by_size(), *other])))
     assert (path, {line.name for line in lines}) == ("data.examples", {"50 steps", "500 steps"})
     assert [len(line.points) for line in lines] == [3, 3]
 

@@ -2,10 +2,13 @@
 
     python launch.py --config experiments/data_size_sweep.py
 
-Time: TIME. Result: RESULT.
+Time: about 3 min on two cores. Result: after 1,000 steps depth 2 is best with 100 examples, and depth 5 with 1,000 and
+with 10,000; after 100 steps it is 2, 3 and 3.
 
-Perceptrons of one width, at four depths, for each of three sizes of the training split and two durations. The test
-split is the same throughout, so that all are compared on the same 5,000 examples.
+Perceptrons of one width, with one to eight hidden layers (depth counts the last one, too), for each of three sizes of
+the training split and two durations. The first figure of the page shows how the best depth moves, and which depths
+cannot be told from it: with few examples hardly any, and where 99 % are right at any depth, as with 10,000 examples,
+less depth is enough. Validation and test split are the same throughout, so that all are judged by the same examples.
 """
 
 from research.data import Glyphs
@@ -17,7 +20,7 @@ from research.training import AdamW, Cosine, Experiment, percent, steps
 def get_config() -> Sweep:
     return Sweep(
         base=Experiment(
-            data=Glyphs(alphabet="alphanumeric", size=8, validation=1_000, test=5_000),
+            data=Glyphs(size=8, validation=1_000, test=5_000),
             model=MLP(width=64),
             optimizer=AdamW(weight_decay=1e-2),
             schedule=Cosine(warmup=percent(10)),
@@ -26,11 +29,11 @@ def get_config() -> Sweep:
             norms="none",
         ),
         space=product(
-            grid("data.examples", 300, 2_000, 15_000),
-            grid("duration", steps(200), steps(1_000)),
+            grid("data.examples", 100, 1_000, 10_000),
+            grid("duration", steps(100), steps(1_000)),
             grid("model.depth", 1, 2, 4, 8),
-            grid("optimizer.learning_rate", 3e-3, 1e-2, 3e-2),
-            repeat("seed", 1),
+            grid("optimizer.learning_rate", 1e-3, 3e-3, 1e-2),
+            repeat("seed", 2),
         ),
         judge=3,
         judge_most=24,

@@ -15,7 +15,7 @@ from research.models import GPT
 from research.sweeps import Sweep, grid, matched, product, repeat
 from research.training import AdamW, Cosine, Experiment, NextToken, percent, steps
 
-PARAMETERS = 200_000
+PARAMETERS = 60_000
 
 
 def get_config(variant: str = "") -> Sweep:
@@ -26,18 +26,18 @@ def get_config(variant: str = "") -> Sweep:
     return Sweep(
         base=Experiment(
             data=PythonText(length=64, stride=16),
-            model=GPT(width=64, heads=4, context=64),
+            model=GPT(width=32, heads=4, context=64),
             objective=NextToken(),
             optimizer=AdamW(beta2=0.99, weight_decay=0.1),
             schedule=Cosine(warmup=percent(10)),
             duration=steps(300),
-            batch_size=16,
+            batch_size=8,
             clip=1.0,
             select="validation/loss",
             evaluate_every=steps(100),
             norms="none",
         ),
-        space=product(spaces[variant], grid("optimizer.learning_rate", 4e-3, 8e-3, 1.6e-2), repeat("seed", 1)),
+        space=product(spaces[variant], grid("optimizer.learning_rate", 2e-3, 4e-3), repeat("seed", 1)),
         select="validation/loss",
         judge=2,
     )

@@ -1,4 +1,5 @@
-"""Every experiment trains, two steps of it; and the command that runs them all writes its table.
+"""Every experiment trains, two steps of it, of a sweep its first and its last trial; and the command that runs them
+all writes its table.
 
 What is in the README is run by its own test, and what lessons and comparisons compute by theirs. Compiling is what
 takes the time, so networks have fewer layers here, each of them as its experiment has it.
@@ -14,7 +15,10 @@ import pytest
 
 from research.commandline.loading import load_config
 from research.data import MNIST, Glyphs
+from research.errors import UserError
 from research.models import BERT, GPT, ConvNet, SmallResNet
+from research.sweeps import Space, Sweep, chain, grid, groups, product, trials
+from research.sweeps import run as sweep_run
 from research.training import Experiment, run, steps
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +56,67 @@ def test_an_experiment_trains(file, tmp_path):
     assert (summary["reason"], summary["steps"]) == ("finished", 2)
     assert math.isfinite(summary["test"]["loss"])
     assert (tmp_path / file.stem).is_dir()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sweeps
+
+SWEEPS = [file for file in FILES if file.stem.startswith("depth_") and "parameters" not in file.stem]
+SWEEPS += [file for file in FILES if file.stem.endswith("_sweep") and file not in SWEEPS]
+SMALL = {
+    "duration": lambda duration: steps(2 + int(duration.amount > 500)),
+    "data.examples": lambda examples: 40 + int(examples > 1_000),
+    "model.depth": lambda depth: min(depth, 2),
+    "model.convolutions": lambda count: min(count, 2),
+}
+"""What a trial has in place of a large value."""
+
+
+def ends(space: Space) -> Space:
+    """The first and the last assignment of a space, made small."""
+    points = (space.points()[0], space.points()[-1])
+    return chain(*(product(*(grid(p, SMALL.get(p, lambda v: v)(v)) for p, v in point.items())) for point in points))
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in SWEEPS if file.stem not in IN_THE_README], ids=lambda file: file.stem
+)
+def test_a_sweep_runs_to_its_report(file, tmp_path):
+    sweep = load(file)
+    assert isinstance(sweep, Sweep)
+    short = dataclasses.replace(sweep, base=shortened(sweep.base), space=ends(sweep.space), judge=0, name=file.stem)
+    summary = sweep_run.run(short, workdir=str(tmp_path), config_file=file)
+    assert (summary["reason"], summary["done"]) == ("finished", 2)
+    assert summary["verdict"]
+    assert "<svg" in (Path(summary["folder"]) / "report.html").read_text()
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_variant_that_a_sweep_tells_of_can_be_planned(file):
+    told = re.findall(rf"{file.name}:(\w+)", file.read_text())
+    assert told or "variant" not in file.read_text()
+    for variant in ("", *(f":{name}" for name in told)):
+        sweep = load_config(f"{file}{variant}", (Sweep,)).config
+        assert sweep.judge_most >= len(groups(trials(dataclasses.replace(sweep, base=with_small_data(sweep.base)))))
+
+
+def with_small_data(experiment: Experiment) -> Experiment:
+    return dataclasses.replace(experiment, data=shortened(experiment).data)
+
+
+def test_a_variant_that_is_not_there_is_told():
+    with pytest.raises(UserError, match="'none' is none of the variants matched and mlp"):
+        load_config(f"{ROOT}/experiments/depth_mnist.py:none", (Sweep,))
+
+
+def test_without_mnist_the_sweep_over_it_ends_with_one_line(tmp_path, monkeypatch, capsys):
+    import launch
+
+    monkeypatch.setenv("MNIST_DIR", str(tmp_path / "nowhere"))
+    file = str(ROOT / "experiments" / "depth_mnist.py")
+    assert launch.main(["launch.py", "--config", file, "--workdir", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err == f"error: MNIST_DIR: there is no folder {tmp_path / 'nowhere'}\n"
+    assert not (tmp_path / "runs").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -147,17 +147,16 @@ def missing_run(file: Path) -> str | None:
 
 
 def figures(workdir: Path) -> dict[str, str]:
-    """What the one run in a folder came to; of a sweep, its best trial."""
+    """What the one run in a folder came to; of a sweep, its best network, on fresh seeds where it was judged by any."""
     summaries = list(workdir.glob("*/*/summary.json"))
     if not summaries:
         return {"test split": NO_TRAINING}
     summary = json.loads(summaries[0].read_text())
     if "trials" in summary:
-        best = summary["best"]
         return {
             "model": f"the best of {summary['done']:,} trials",
-            "steps": f"{best['steps']:,}",
-            "test split": show_figures(best["test"]),
+            "steps": f"{summary['best']['steps']:,}",
+            "test split": of_best_network(summaries[0].parent),
         }
     inspected = json.loads(summaries[0].with_name("inspection.json").read_text())
     return {
@@ -166,6 +165,16 @@ def figures(workdir: Path) -> dict[str, str]:
         "steps": f"{summary['steps']:,}",
         "test split": show_figures(summary["test"]),
     }
+
+
+def of_best_network(folder: Path) -> str:
+    """The test figures, in the mean of its seeds, of the best network of a sweep."""
+    from research.analysis import load_networks
+
+    networks = load_networks(folder)
+    best = networks[networks["is_best"]].iloc[0].to_dict()
+    test = {name.removeprefix("test."): value for name, value in best.items() if name.startswith("test.")}
+    return f"{show_figures(test)}{' on fresh seeds' if best['fresh'] else ''}"
 
 
 def show_figures(test: dict[str, Any]) -> str:

@@ -13,9 +13,12 @@ from research.analysis.sweep_figures import (
     draw_depth,
     draw_importance,
     draw_losses,
+    draw_moves,
     draw_scaling,
+    draw_strengths,
     draw_sweep,
     draw_values,
+    draw_variants,
 )
 from research.analysis.sweeps import load_trials
 from research.analysis.tables import load_networks
@@ -28,10 +31,13 @@ __all__ = [
     "draw_depth",
     "draw_importance",
     "draw_losses",
+    "draw_moves",
     "draw_run",
     "draw_scaling",
+    "draw_strengths",
     "draw_sweep",
     "draw_values",
+    "draw_variants",
     "load_metrics",
     "load_networks",
     "load_runs",

@@ -340,12 +340,13 @@ def draw_values(folder: Found, path: str, series: Series | None = None) -> "Figu
     for row in found.sweep.rows:
         if row["stage"] == "search" and path in row["values"]:
             rows.setdefault(row["program"], {}).setdefault(row["values"][path], []).append(row["validation"])
-    for network, colour, name in _lines(found, series):
+    for i, (network, colour, name) in enumerate(_lines(found, series)):
         tried = sorted(rows.get(network.program, {}).items())
         good = [(value, [each[found.measure] for each in told if each]) for value, told in tried]
         points = [(value, float(np.mean(told))) for value, told in good if told]
         if points:
-            axes.plot(*_at(shares, points), "o-", color=colour, markersize=3.5, linewidth=1.3, label=name)
+            style = {"color": colour, "linestyle": _line(i, series), "label": name}
+            axes.plot(*_at(shares, points), marker="o", markersize=3.5, linewidth=1.3, **style)
         lost = [value for value, told in good if not told]
         axes.plot(lost, [0.03] * len(lost), "x", color=colour, markersize=5, transform=axes.get_xaxis_transform())
     values = [value for each in rows.values() for value in each]
@@ -372,7 +373,7 @@ def draw_curves(folder: Found, series: Series | None = None) -> "Figure | None":
     judged_by = found.sweep.judged_by
     figure, axes = _figure(f"Validation {judged_by} by step", "step", f"validation {judged_by}", series)
     shares = _Shares(axes, found)
-    for network, colour, name in lines:
+    for i, (network, colour, name) in enumerate(lines):
         steps: dict[int, list[float]] = {}
         for trial in network.trials:
             for step, value in points.get(trial, ()):
@@ -380,7 +381,8 @@ def draw_curves(folder: Found, series: Series | None = None) -> "Figure | None":
         if not steps:
             continue
         values = [np.array(steps[step]) for step in sorted(steps)]
-        axes.plot(sorted(steps), [shares.at(v.mean()) for v in values], color=colour, linewidth=1.4, label=name)
+        style = {"color": colour, "linestyle": _line(i, series), "label": name}
+        axes.plot(sorted(steps), [shares.at(v.mean()) for v in values], linewidth=1.4, **style)
         ends = [shares.at(v.min()) for v in values], [shares.at(v.max()) for v in values]
         axes.fill_between(sorted(steps), *ends, color=colour, alpha=0.18, linewidth=0)
     shares.finish()
@@ -611,6 +613,11 @@ def _lines(found: Answers, series: Series | None) -> list[tuple[Network, Any, st
     colours = LinearSegmentedColormap.from_list("depths", DEPTHS)
     last = max(1, len(series.by_depth) - 1)
     return [(network, to_hex(colours(i / last)), f"{network.depth}") for i, network in enumerate(series.by_depth)]
+
+
+def _line(index: int, series: Series | None) -> str:
+    """Solid, but for networks for which there is no colour left."""
+    return "-" if series is not None or index < len(COLOURS) else "--"
 
 
 def _ring(axes: "Axes", x: float, y: float, index: int) -> None:

@@ -83,7 +83,7 @@ class Step(NamedTuple):
     """The number of the process."""
     step: int
     steps: int
-    best: float | None
+    best: dict[str, float]
 
 
 class Done(NamedTuple):
@@ -92,7 +92,7 @@ class Done(NamedTuple):
     rows: list[dict[str, Any]]
     examples: dict[str, np.ndarray]
     metrics: list[dict[str, Any]]
-    best: float | None
+    best: dict[str, float]
 
 
 class Failed(NamedTuple):

@@ -175,6 +175,46 @@ def all_alike() -> list[Truth]:
     return [Truth(d, 0.985, spread=0.0) for d in (2, 5, 9)]
 
 
+def of_kinds(**levels: float) -> list[Truth]:
+    """Networks of one depth that differ in a kind, or in what they have that none has."""
+    return [
+        Truth(3, level, values={"model.dropout": "none"} if kind == "none" else {f"objective.{kind}": "0.1, 0.2"})
+        for kind, level in levels.items()
+    ]
+
+
+def with_strengths(folder: Path) -> Path:
+    """As if each kind but none had been tried at two strengths, of which the second is the better one."""
+    for name in ("trials.jsonl", "sweep.json"):
+        path = folder / name
+        told = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in told[0]["plan"]["programs"] if name == "sweep.json" else []:
+            for i, trial in enumerate(row["trials"]):
+                strengthen(trial["assignment"], i)
+        for i, row in enumerate(told if name == "trials.jsonl" else []):
+            strengthen(row["values"], 1 if row["stage"] == "judgement" else i)
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in told))
+    return folder
+
+
+def strengthen(values: dict[str, Any], index: int) -> None:
+    for path in values:
+        if path.startswith("objective."):
+            values[path] = (0.1, 0.2)[index % 2]
+        if path == "model.dropout":
+            values[path] = None
+
+
+def by_size() -> list[Truth]:
+    """With ten times the data, a depth more is best."""
+    return [
+        Truth(depth, 0.7 + 0.1 * size - 0.05 * abs(depth - 2 - size), values=values)
+        for size, examples in enumerate(("100", "1000", "10000"))
+        for depth in (2, 3, 4)
+        if (values := {"data.examples": examples, "duration": "50 steps", "model.depth": str(depth - 1)})
+    ]
+
+
 class World(NamedTuple):
     """Makes sweeps' folders below a folder of the test."""
 
@@ -189,6 +229,9 @@ class World(NamedTuple):
     degrading = staticmethod(degrading)
     overfitting = staticmethod(overfitting)
     all_alike = staticmethod(all_alike)
+    of_kinds = staticmethod(of_kinds)
+    with_strengths = staticmethod(with_strengths)
+    by_size = staticmethod(by_size)
 
 
 @pytest.fixture

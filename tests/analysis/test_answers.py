@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from research.analysis import load_networks, verdict
-from research.analysis.answers import Compared, answers, importances, pareto, scaling
+from research.analysis.answers import Compared, answers, importances, moves, pareto, scaling
 from research.analysis.statistics import holm
 from research.analysis.sweeps import read_sweep
-from research.analysis.words import about, caveats, sentence
+from research.analysis.words import about, caveats, movement, sentence
 
 
 def found_in(folder):
@@ -377,3 +377,109 @@ def test_seeds_of_the_search_with_the_same_values_tell_how_much_seeds_differ(wor
         assert judged.drawn.means[network.program] == pytest.approx(network.mean("test.accuracy"))
         assert {rows[trial]["stage"] for trial in network.others} == {"search"}
         assert {rows[trial]["values"]["optimizer.learning_rate"] for trial in network.others} == {0.003}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where depth is not what differs
+
+
+@pytest.fixture
+def kinds(world):
+    """l1 helps much, l2 a little, smoothing harms, against none; and half does nothing."""
+    truths = world.of_kinds(none=0.8, l1=0.9, l2=0.83, label_smoothing=0.75, half=0.8)
+    return found_in(world.with_strengths(world.sweep(truths, examples=4_000, rates=(0.003,), seeds=6)))
+
+
+def test_kinds_are_named_by_what_they_have_and_told_at_the_strength_that_was_chosen(kinds):
+    assert not kinds.is_about_depth
+    assert [network.variant for network in kinds.networks] == ["none", "l1", "l2", "label_smoothing", "half"]
+    assert kinds.none is kinds.networks[0]
+    assert [network.setting.get("objective.l1") for network in kinds.networks[:3]] == [None, 0.2, None]
+
+
+def test_kinds_are_compared_with_none(kinds):
+    told = sentence(kinds)
+    assert re.match(r"L1 \(l1 0.2, learning_rate 0.003\) is best: 9\d\.\d % right", told)
+    better, alike, worse = told.split("; ")[1:]
+    assert re.match(r"better than none are l1 \(by \d+\.\d points, p < 0.001\) and l2 \(by", better)
+    assert alike == "half cannot be told from none"
+    assert worse.startswith("worse than none is label_smoothing (by")
+    raw = [kinds.from_none[n.program].difference.p for n in kinds.networks[1:]]
+    assert [kinds.from_none[n.program].p for n in kinds.networks[1:]] == pytest.approx(holm(raw))
+    for words in ("depth", "shallow", "deeper"):
+        assert words not in told
+
+
+def test_where_nothing_helps_none_is_best(world):
+    truths = world.of_kinds(none=0.9, l1=0.8, l2=0.89)
+    told = sentence(found_in(world.with_strengths(world.sweep(truths, examples=4_000, rates=(0.003,), seeds=6))))
+    assert told.startswith("Nothing that was tried helps: none is best, with ")
+    assert "worse than it" in told and "l1 (by" in told
+
+
+def test_kinds_without_a_none_are_compared_with_the_best(world):
+    truths = [
+        world.truth(3, level, values={"schedule": kind})
+        for kind, level in {"Cosine": 0.95, "Linear": 0.95, "Constant": 0.85}.items()
+    ]
+    told = sentence(found_in(world.sweep(truths, examples=4_000)))
+    assert re.match(r"(Cosine|Linear) \(learning_rate 0.003\) is best: 9\d\.\d % right", told)
+    assert "cannot be told from it (" in told
+    assert re.search(r"worse is Constant \(by \d+\.\d points, p < 0.001\)", told)
+
+
+def test_fields_that_no_trial_has_together_have_no_importances(kinds):
+    assert importances(kinds.sweep) == {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What moves the best depth
+
+
+def test_the_best_depth_is_told_for_each_size_of_the_data(world):
+    found = found_in(world.sweep(world.by_size(), examples=3_000))
+    path, (line,) = moves(found)
+    assert path == "data.examples"
+    assert [(number, series.best.depth) for number, series in line.points] == [(100, 2), (1_000, 3), (10_000, 4)]
+    assert movement(found) == "Best depth by examples: 2 at 100, 3 at 1,000, 4 at 10,000."
+    assert movement(found) in verdict(found)
+
+
+def test_each_duration_has_a_line_of_its_own(world):
+    other = [
+        t._replace(values=t.values | {"duration": "500 steps"}, accuracy=t.accuracy + 0.05) for t in world.by_size()
+    ]
+    path, lines = moves(found_in(world.sweep([*world.by_size(), *other])))
+    assert (path, {line.name for line in lines}) == ("data.examples", {"50 steps", "500 steps"})
+    assert [len(line.points) for line in lines] == [3, 3]
+
+
+def test_without_such_a_number_nothing_moves(world):
+    assert moves(found_in(world.sweep(two_series(world)))) is None
+    assert movement(found_in(world.sweep(world.by_field(), "plain"))) == ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Language
+
+
+def of_language(folder):
+    path = folder / "trials.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["test"]["bits_per_byte"] = row["test"]["loss"] / np.log(2)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
+def test_losses_of_language_models_are_told_in_bits(world):
+    truths = [world.truth(5, 0.5, train=1.5, test=2.0), world.truth(9, 0.6, train=1.0, test=1.5)]
+    folder = of_language(world.sweep(truths, select="validation/loss"))
+    found = found_in(folder)
+    value = found.interval(found.best).value
+    told = sentence(found)
+    assert f"{value / np.log(2):.3f} bits per byte of the test split" in told
+    assert re.search(r"depth 5 by \d\.\d+ bits", told)
+    assert "training loss" not in told or "bits)" in told
+    table = load_networks(folder)
+    assert table.loc[1, "test.loss"] == pytest.approx(value, rel=1e-3)  # in nats, as everywhere in tables

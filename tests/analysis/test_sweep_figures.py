@@ -9,8 +9,11 @@ from research.analysis import (
     draw_depth,
     draw_importance,
     draw_losses,
+    draw_moves,
     draw_scaling,
+    draw_strengths,
     draw_values,
+    draw_variants,
 )
 from research.analysis.answers import answers
 from research.analysis.sweep_figures import COLOURS, is_stretched
@@ -140,3 +143,52 @@ def test_what_is_not_there_is_not_drawn(world):
     (folder / "sweep.json").unlink()
     with pytest.raises(UserError, match="no network in it whose depth is known"):
         draw_depth(folder)
+
+
+def test_variants_stand_one_below_the_other_the_best_by_the_test_split_on_top(world):
+    truths = world.of_kinds(none=0.8, l1=0.9, l2=0.83)
+    found = answers(read_sweep(world.with_strengths(world.sweep(truths, examples=800, rates=(0.003,)))))
+    (axes,) = draw_variants(found).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["none", "l2", "l1"]
+    values = [100 * found.interval(found.networks[i]).value for i in (0, 2, 1)]
+    drawn = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    assert drawn == pytest.approx(values)
+    (band,) = axes.patches
+    low, high = 100 * np.array(found.interval(found.none)[1:])
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((low, high))
+
+
+def test_strengths_have_a_panel_each_with_none_for_comparison(world):
+    truths = world.of_kinds(none=0.8, l1=0.9, l2=0.83)
+    found = answers(read_sweep(world.with_strengths(world.sweep(truths, examples=300, rates=(0.003,)))))
+    panels = [axes for axes in draw_strengths(found).axes if axes.get_visible()]
+    assert [axes.get_xlabel() for axes in panels] == ["l1", "l2"]
+    for axes, program in zip(panels, (1, 2), strict=True):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "0.2"]
+        rows = [row for row in found.sweep.rows if row["program"] == program and row["stage"] == "search"]
+        for place, strength in enumerate((0.1, 0.2)):
+            told = [
+                r["validation"]["accuracy"] for r in rows if r["values"]["objective." + axes.get_xlabel()] == strength
+            ]
+            assert axes.lines[0].get_ydata()[place] == pytest.approx(100 * np.mean(told))
+    assert draw_strengths(answers(read_sweep(world.sweep(world.by_field(), "deep2")))) is None
+
+
+def test_the_best_depth_is_drawn_by_the_size_of_the_data_with_what_is_not_told_from_it(world):
+    found = answers(read_sweep(world.sweep(world.by_size(), examples=300)))
+    (axes,) = draw_moves(found).axes
+    (line,) = axes.containers
+    assert line.lines[0].get_xdata() == pytest.approx([100, 1_000, 10_000])
+    assert line.lines[0].get_ydata().tolist() == [2, 3, 4]
+    assert draw_moves(answers(read_sweep(world.sweep(world.by_field(), "deep")))) is None
+
+
+def test_losses_of_language_models_are_drawn_in_bits(world):
+    folder = world.sweep(world.overfitting(), select="validation/loss", examples=300)
+    nats = answers(read_sweep(folder))
+    path = folder / "trials.jsonl"
+    path.write_text(path.read_text().replace('"test": {', '"test": {"bits_per_byte": 0.0, '))
+    (axes,) = draw_depth(folder).axes
+    assert axes.get_ylabel() == "test bits per byte"
+    drawn = marked(axes, "95 % interval").lines[0].get_ydata()
+    assert drawn == pytest.approx([nats.interval(network).value / np.log(2) for network in nats.networks])

@@ -260,3 +260,13 @@ def test_idx_files_of_other_axes_are_read_when_asked_for(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 2)).astype(np.uint8)
     (tmp_path / "some-idx4-ubyte").write_bytes(idx(array))
     assert np.array_equal(read_idx(tmp_path / "some-idx4-ubyte", axes=4), array)
+
+
+def test_fewer_training_examples_leave_the_other_splits_as_they_are(folder):
+    whole, few = mnist(folder).load().splits, mnist(folder, examples=20).load().splits
+    for split in ("validation", "test"):
+        np.testing.assert_array_equal(whole[split].inputs, few[split].inputs)
+    assert np.bincount(few["train"].labels).tolist() == [2] * 10
+    pictures = {picture.tobytes() for picture in whole["train"].inputs}
+    assert {picture.tobytes() for picture in few["train"].inputs} <= pictures
+    assert len(mnist(folder, examples=10_000).load().splits["train"]) == len(whole["train"])

@@ -51,7 +51,7 @@ MISTAKES = {
     "a fraction for a whole number": ('grid("model.depth", 1.5)', "", ["model.depth: 1.5 is no whole number"]),
     "nothing where something is needed": ('grid("model.depth", None)', "", ["model.depth: None is no"]),
     "a part of another kind": ('grid("optimizer", Digits())', "", ["optimizer: Digits"]),
-    "a part unknown by name": ('grid("optimizer", "adamx")', "", ["optimizer: no kind 'adamx'", "did you mean 'Adam'?"]),
+    "an unknown kind": ('grid("optimizer", "adamx")', "", ["optimizer: no kind 'adamx'", "did you mean 'Adam'?"]),
     "a number out of range": ('grid("optimizer.learning_rate", -1.0)', "", ["optimizer.learning_rate: -1.0 is not in"]),
     "no values": ('grid("model.depth")', "", ["swept.py:15 in get_config: values: there is none to try"]),
     "no spaces": ("product()", "", ["swept.py:15 in get_config: spaces: there is none"]),

@@ -1,6 +1,7 @@
-"""experiments/benchmarks/sweeps*.py: that their parts measure what they say."""
+"""experiments/benchmarks/sweeps*.py and finetuning.py: that their parts measure what they say."""
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import time
@@ -80,6 +81,25 @@ def test_peers_see_each_example_once_an_epoch(named):
     assert indices.shape == (5, 4)
     for epoch in indices.reshape(2, 10):
         assert np.array_equal(np.sort(epoch), np.arange(10))
+
+
+@pytest.mark.parametrize("name", ["last two blocks", "LoRA"])
+def test_a_step_of_fine_tuning_by_hand_is_ours_and_what_is_there_was_predicted(named, name):
+    """Both are asserted by the benchmark itself."""
+    script = named("finetuning")
+    size = script.QUICK._replace(model=dataclasses.replace(script.QUICK.model, depth=2, width=8))
+    subject = script.Subject.of(script.experiments(size)[name])
+    (told,) = script.against_hand({name: subject}, rounds=2)
+    assert told[0] == name
+    (row,) = script.memory({name: subject})
+    assert row[1] == row[2] and row[3] == row[4]
+
+
+def test_features_stand_in_the_place_of_pictures_where_the_head_alone_is_trained(named):
+    script = named("finetuning")
+    subject = script.Subject.of(script.experiments(script.QUICK)["head"], cached=True)
+    assert subject.plan.given == "head"
+    assert subject.data.inputs.shape == (16, script.QUICK.model.width)
 
 
 def flax_parameters(named, name: str) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from research.commandline.listing import read_experiment
 from research.commandline.loading import load_config
 from research.data import MNIST, Glyphs
 from research.errors import UserError
@@ -45,7 +46,11 @@ def shortened(experiment: Experiment) -> Experiment:
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.stem not in IN_THE_README], ids=lambda file: file.stem)
-def test_an_experiment_trains(file, tmp_path):
+def test_an_experiment_trains(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in read_experiment(file).first:  # whose runs it begins with
+        first = file.with_stem(name)
+        run.train(shortened(load(first)), config_file=first)
     config = load(file)
     if not isinstance(config, Experiment):
         return

@@ -37,6 +37,8 @@ def shortened(line: str) -> str:
     """The command, cut short if it trains."""
     if "--config " not in line or any(word in line for word in ("--help", "--mode", "misconceptions", "_parameters")):
         return line
+    if "finetune_digits" in line:
+        return f"{line} {SHORT.replace('config.', 'config.base.')} --config.judge 1 --config.space.spaces.2.values 0.01"
     if "sweep" in line:
         short = SHORT.replace("--config.", "--config.base.") + " --config.base.data.test 200 --config.judge 1"
         few = "--config.space.spaces.1.values 0.01 --config.space.spaces.2.times 1"
@@ -88,9 +90,12 @@ def run(checkout):
     return run
 
 
+RUNS = "digits_cnn|gpt|pretrain_glyphs|finetune_digits"
+
+
 def uses_runs(line: str) -> bool:
     """Whether a command is about the runs of others before it, or is one that they are about."""
-    return "runs/" in line or bool(re.search(r"experiments/(digits_cnn|gpt)\.py( --config\S*|$)", line))
+    return "runs/" in line or bool(re.search(rf"experiments/({RUNS})\.py(:hundred| --config\S*|$)", line))
 
 
 def test_commands_about_runs_follow_one_another(run):

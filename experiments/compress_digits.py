@@ -1,14 +1,13 @@
 """The trained digits network made smaller in each way there is, and what that costs in accuracy.
 
+    python launch.py --config experiments/digits_cnn.py
     python launch.py --config experiments/compress_digits.py
     python launch.py --config experiments/compress_digits.py:int8
 
 Time: two minutes on two cores. Result: 4 times smaller as whole numbers of 8 bits, and 3 times with 80 % of the weights
 gone, for at most 0.3 points.
 
-It compresses the newest run of digits_cnn, which must be there; `--config.run` names another:
-
-    python launch.py --config experiments/digits_cnn.py
+It compresses the newest run of digits_cnn, which must be there; `--config.run` names another.
 """
 
 from research.deployment.compression import (

@@ -4,7 +4,12 @@
     python launch.py --config experiments/finetune_gpt.py
     ... experiments/finetune_gpt.py:poems.txt              any other text, a file or a folder of them
 
-TODO
+Time: about a minute on two cores, after that of gpt.py. Result: not measured yet.
+
+The other text is the source of a few of Python's own modules. At the end the test text is judged by the source and by
+the result, in bits per byte, and so is that of the reference, which the source knows: what was learned, and what was
+forgotten. The adapters are saved alone, `adapters.safetensors` in the run's folder, with the SHA-256 of the network
+that they belong to.
 """
 
 from pathlib import Path

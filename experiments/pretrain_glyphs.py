@@ -1,8 +1,12 @@
-"""A network that knows printed letters and digits, as small as scikit-learn's handwritten ones: what to fine-tune.
+"""A network that knows printed digits, as small as scikit-learn's handwritten ones: what to fine-tune.
 
     python launch.py --config experiments/pretrain_glyphs.py
+    python launch.py --config experiments/finetune_digits.py      then begins with it
 
-Time: TODO
+Time: about half a minute on two cores. Result: RESULT
+
+Characters fill the picture and are not blurred, as there. The norms look at one example at a time, so that a network
+can be fine-tuned on a handful of them.
 """
 
 from research.data import Glyphs
@@ -12,12 +16,12 @@ from research.training import AdamW, Cosine, Experiment, epochs, percent
 
 def get_config() -> Experiment:
     return Experiment(
-        data=Glyphs(size=8, fill=1.0, blur=0.0, alphabet="alphanumeric", examples=20_000),
-        model=ConvNet(features=(12, 24, 48), norm="batch"),
-        optimizer=AdamW(learning_rate=3e-3, weight_decay=1e-2),
+        data=Glyphs(size=8, fill=1.0, blur=0.0, alphabet="digits", examples=20_000),
+        model=ConvNet(features=(12, 24, 48), norm="group"),
+        optimizer=AdamW(learning_rate=4e-3, weight_decay=1e-2),
         schedule=Cosine(warmup=percent(5)),
-        duration=epochs(6),
+        duration=epochs(5),
         batch_size=64,
-        evaluate_every=epochs(2),
+        evaluate_every=epochs(1),
         norms="none",
     )

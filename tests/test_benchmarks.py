@@ -1,6 +1,7 @@
-"""experiments/benchmarks/sweeps*.py and deployment.py: that their parts measure what they say."""
+"""experiments/benchmarks/sweeps*.py, finetuning.py and deployment.py: that their parts measure what they say."""
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import subprocess
@@ -95,6 +96,25 @@ def test_a_cold_start_is_a_process_of_its_own_and_one_that_fails_is_told(named, 
     assert seconds_of(["python", "-c", "import os, time; time.sleep(float(os.environ['T']))"], {"T": "0.2"})() > 0.2
     with pytest.raises(subprocess.CalledProcessError):
         seconds_of(["python", "-c", "raise SystemExit(1)"], {})()
+
+
+@pytest.mark.parametrize("name", ["last two blocks", "LoRA"])
+def test_a_step_of_fine_tuning_by_hand_is_ours_and_what_is_there_was_predicted(named, name):
+    """Both are asserted by the benchmark itself."""
+    script = named("finetuning")
+    size = script.QUICK._replace(model=dataclasses.replace(script.QUICK.model, depth=2, width=8))
+    subject = script.Subject.of(script.experiments(size)[name])
+    (told,) = script.against_hand({name: subject}, rounds=2)
+    assert told[0] == name
+    (row,) = script.memory({name: subject})
+    assert row[1] == row[2] and row[3] == row[4]
+
+
+def test_features_stand_in_the_place_of_pictures_where_the_head_alone_is_trained(named):
+    script = named("finetuning")
+    subject = script.Subject.of(script.experiments(script.QUICK)["head"], cached=True)
+    assert subject.plan.given == "head"
+    assert subject.data.inputs.shape == (16, script.QUICK.model.width)
 
 
 def flax_parameters(named, name: str) -> int:

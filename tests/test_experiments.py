@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from research.commandline.listing import read_experiment
 from research.commandline.loading import load_config
 from research.data import MNIST, Glyphs
 from research.errors import UserError
@@ -48,7 +49,11 @@ def shortened(experiment: Experiment) -> Experiment:
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.stem not in IN_THE_README], ids=lambda file: file.stem)
-def test_an_experiment_trains(file, tmp_path):
+def test_an_experiment_trains(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in read_experiment(file).first:  # whose runs it begins with
+        first = file.with_stem(name)
+        run.train(shortened(load(first)), config_file=first)
     config = load(file)
     if not isinstance(config, Experiment):
         return
@@ -193,4 +198,22 @@ def test_figures_are_those_of_the_kind_of_model(command, tmp_path):
     assert command.show_figures({"accuracy": 0.98765, "loss": 0.1}) == "98.77 %"
     language = {"accuracy": 0.5, "loss": 1.4, "perplexity": 4.06, "bits_per_byte": 2.0197}
     assert command.show_figures(language) == "2.020 bits per byte, perplexity 4.06, 50.00 %"
-    assert command.figures(tmp_path) == {"test split": "no training"}
+    assert command.figures(tmp_path, "any") == {"test split": "no training"}
+
+
+def test_what_begins_with_the_run_of_another_comes_after_it(command):
+    experiments = command.find_experiments()
+    names = [listed.name for listed in command.in_order(experiments, [])]
+    assert sorted(names) == sorted(listed.name for listed in experiments)
+    assert names.index("pretrain_glyphs") < names.index("finetune_digits")
+    assert names.index("gpt") < names.index("finetune_gpt")
+    assert [listed.name for listed in command.in_order(experiments, ["finetune_gpt"])] == ["gpt", "finetune_gpt"]
+
+
+@pytest.mark.parametrize(("name", "first"), [("finetune_digits", "pretrain_glyphs"), ("finetune_gpt", "gpt")])
+def test_without_the_run_it_begins_with_an_experiment_says_which_command_makes_it(name, first, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load(ROOT / "experiments" / f"{name}.py")
+    (line,) = caught.value.problems
+    assert f"runs/{first}: there is no such run yet; first: python launch.py --config experiments/{first}.py" in line

@@ -39,6 +39,8 @@ def shortened(line: str) -> str:
         return line
     if "compress" in line:
         return line.replace(".py", ".py:int8", 1) + " --config.budget 1 --config.rounds 1"
+    if "finetune_digits" in line:
+        return f"{line} {SHORT.replace('config.', 'config.base.')} --config.judge 1 --config.space.spaces.2.values 0.01"
     if "sweep" in line:
         short = SHORT.replace("--config.", "--config.base.") + " --config.base.data.test 200 --config.judge 1"
         few = "--config.space.spaces.1.values 0.01 --config.space.spaces.2.times 1"
@@ -90,9 +92,12 @@ def run(checkout):
     return run
 
 
+RUNS = "digits_cnn|gpt|compress_digits|pretrain_glyphs|finetune_digits"
+
+
 def uses_runs(line: str) -> bool:
     """Whether a command is about the runs of others before it, or is one that they are about."""
-    named = r"experiments/((digits_cnn|gpt|compress_digits)\.py( --config\S*|$)|digits_mlp)"
+    named = rf"experiments/(({RUNS})\.py(:hundred| --config\S*|$)|digits_mlp)"
     return "runs/" in line or "exports/" in line or bool(re.search(named, line))
 
 

@@ -4,13 +4,13 @@
     python experiments/benchmarks/experiments.py --only vgg resnet  some of them; the table's other rows stay
     python experiments/benchmarks/experiments.py --steps 3          a few steps of each, to see that they run
 
-An experiment whose command begins with a variable (MNIST_DIR=...) is skipped where that is not set, and one that is
-about a run where that is not there. One that fails does
-not stop the others; the exit status is then 1. With --steps, figures mean nothing and are printed only, unless --out
-names a file.
+An experiment whose command begins with a variable (MNIST_DIR=...) is skipped where that is not set. One that begins
+with the run of another comes after it, and brings it along with --only. One that fails does not stop the others; the
+exit status is then 1. With --steps, figures mean nothing and are printed only, unless --out names a file.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -47,22 +47,18 @@ def main(arguments: Sequence[str]) -> int:
     out = asked.out or (ROOT / "experiments" / "RESULTS.md" if asked.steps is None else None)
     rows = read_table(out) if out is not None and out.exists() else {}
     failed = []
-    for listed in experiments:
-        if asked.only and listed.name not in asked.only:
-            continue
-        if (variable := missing_variable(listed)) is not None:
-            print(f"{listed.name}: skipped, since {variable} is not set", flush=True)
-            continue
-        if (needed := missing_run(asked.folder / f"{listed.name}.py")) is not None:
-            print(f"{listed.name}: skipped, since there is no run {needed}", flush=True)
-            continue
-        row = run(listed, asked.folder, asked.steps)
-        print(f"{listed.name}: {row['test split']}, {row['seconds']} s", flush=True)
-        rows[listed.name] = row
-        if row["test split"] == FAILED:
-            failed.append(listed.name)
-        if out is not None:
-            out.write_text(f"{TITLE}\n{show_table(rows)}\n")
+    with tempfile.TemporaryDirectory() as place:
+        for listed in in_order(experiments, asked.only):
+            if (variable := missing_variable(listed)) is not None:
+                print(f"{listed.name}: skipped, since {variable} is not set", flush=True)
+                continue
+            row = run(listed, asked.folder, asked.steps, Path(place))
+            print(f"{listed.name}: {row['test split']}, {row['seconds']} s", flush=True)
+            rows[listed.name] = row
+            if row["test split"] == FAILED:
+                failed.append(listed.name)
+            if out is not None:
+                out.write_text(f"{TITLE}\n{show_table(rows)}\n")
     if out is None:
         print(f"\n{show_table(rows)}")
     if failed:
@@ -80,6 +76,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def in_order(experiments: Sequence[Listed], only: Sequence[str]) -> list[Listed]:
+    """The experiments asked for, each after those whose runs it begins with."""
+    by_name, found = {listed.name: listed for listed in experiments}, {}
+
+    def take(listed: Listed) -> None:
+        for name in listed.first:
+            take(by_name[name])
+        found.setdefault(listed.name, listed)
+
+    for listed in experiments:
+        if not only or listed.name in only:
+            take(listed)
+    return list(found.values())
+
+
 def missing_variable(listed: Listed) -> str | None:
     """The variable that an experiment's command begins with, where the environment does not have it."""
     variable, equals, _ = listed.command.split(maxsplit=1)[0].partition("=")
@@ -92,19 +103,19 @@ def missing_variable(listed: Listed) -> str | None:
 NO_TRAINING, FAILED = "no training", "failed"
 
 
-def run(listed: Listed, folder: Path, steps: int | None) -> dict[str, str]:
-    """An experiment run by launch.py in a process of its own: its row of the table."""
-    file = folder / f"{listed.name}.py"
-    with tempfile.TemporaryDirectory() as workdir:
-        command = [sys.executable, "launch.py", "--config", str(file), "--workdir", workdir]
+def run(listed: Listed, folder: Path, steps: int | None, place: Path) -> dict[str, str]:
+    """An experiment run by launch.py in a process of its own in the folder `place`: its row of the table."""
+    file = folder.resolve() / f"{listed.name}.py"
+    command = [sys.executable, str(ROOT / "launch.py"), "--config", str(file)]
+    with contextlib.chdir(place):  # where it may look for the run of another
         if steps is not None and (trained := trains(file)) is not None:
             command += [f"{trained}.duration", f"{steps} steps", f"{trained}.evaluate_every", f"{steps} steps"]
         begun = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
         seconds = time.perf_counter() - begun
-        if done.returncode != 0:
-            print(done.stdout[-2000:], done.stderr[-4000:], sep="\n", file=sys.stderr, flush=True)
-        found = figures(Path(workdir)) if done.returncode == 0 else {"test split": FAILED}
+    if done.returncode != 0:
+        print(done.stdout[-2000:], done.stderr[-4000:], sep="\n", file=sys.stderr, flush=True)
+    found = figures(place / "runs", listed.name) if done.returncode == 0 else {"test split": FAILED}
     versions = [f"Python {platform.python_version()}"]
     versions += [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax")]
     row = {
@@ -133,22 +144,9 @@ def trains(file: Path) -> str | None:
     return "--config" if isinstance(config, Experiment) else "--config.base" if isinstance(config, Sweep) else None
 
 
-def missing_run(file: Path) -> str | None:
-    """The run that a config file is to compress, if it is not there."""
-    from research.commandline.loading import load_config
-    from research.deployment.compression import Compression
-    from research.errors import UserError
-
-    try:
-        config = load_config(str(file), (object,)).config
-    except UserError:
-        return None
-    return config.run if isinstance(config, Compression) and not (ROOT / config.run).exists() else None
-
-
-def figures(workdir: Path) -> dict[str, str]:
-    """What the one run in a folder came to; of a sweep, its best network, on fresh seeds where it was judged by any."""
-    summaries = list(workdir.glob("*/*/summary.json"))
+def figures(workdir: Path, name: str) -> dict[str, str]:
+    """What the one run of a name in a folder came to; of a sweep, its best network, on fresh seeds if it was judged."""
+    summaries = list(workdir.glob(f"{name}/*/summary.json"))
     if not summaries:
         return {"test split": NO_TRAINING}
     summary = json.loads(summaries[0].read_text())

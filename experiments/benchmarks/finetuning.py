@@ -149,7 +149,7 @@ def times(subjects: Mapping[str, Subject], size: Size, rounds: int) -> list[tupl
 
 
 def memory(subjects: Mapping[str, Subject]) -> list[tuple[str, ...]]:
-    """A row for each: bytes as predicted and as they are. Raises AssertionError where what is there was not predicted."""
+    """A row for each: bytes as predicted and as they are. Raises AssertionError where these are not the same."""
     rows = []
     for name, subject in subjects.items():
         found = inspect_experiment(subject.it.experiment, subject.plan, subject.it.loaded).memory

@@ -133,7 +133,8 @@ def _figures(found: Answers) -> str:
     """All figures that there is something for, each with a sentence on what it shows."""
     if not found.networks:
         return ""
-    return f"<section class=figures>{''.join(_each_figure(found))}</section>{_without_curves(found)}"
+    without = _without_curves(found) if found.axis is None else ""
+    return f"<section class=figures>{''.join(_each_figure(found))}</section>{without}"
 
 
 def _without_curves(found: Answers) -> str:
@@ -212,7 +213,7 @@ def _caption_of_variants(found: Answers) -> str:
 
 
 def _caption_of_choices(found: Answers) -> str:
-    return f"{_caption_of_depth(found)} Places of the same {found.axis.name} stand side by side."
+    return f"{_caption_of_depth(found)} Choices at the same {found.axis.name} stand side by side."
 
 
 def _caption_of_depth(found: Answers) -> str:
@@ -360,7 +361,7 @@ def _networks(found: Answers) -> str:
         sees = "×".join(map(str, network.field[:-1] or network.field)) if network.field else ""
         best_in = found.chances.get(network.program)
         cells = [
-            *([page.cell(network.series)] if has_series else []),
+            *([page.cell(_series_of(found, network))] if has_series else []),
             *([page.cell(found.budget(network))] if has_budgets else []),
             page.cell(network.depth),
             page.cell(network.label if found.is_about_depth else network.variant, extra=_marks(found, network)),
@@ -397,6 +398,14 @@ def _networks(found: Answers) -> str:
     return (
         f"<section><h2>Networks</h2><p class=quiet>{told}. {note}</p>{page.table('networks', titles, rows)}</section>"
     )
+
+
+def _series_of(found: Answers, network: Network) -> str:
+    """What a network is compared as: its choice and place on an axis, or its series."""
+    axis = found.axis
+    if axis is None:
+        return network.series
+    return f"{axis.choice_of(network)}, {axis.name} {float(network.values[axis.path]):,g}"
 
 
 def _marks(found: Answers, network: Network) -> str:

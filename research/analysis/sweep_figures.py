@@ -34,7 +34,7 @@ QUIET = "#8a8f98"
 TRIAL, BEST = "#9db8cf", "#0b6fb8"
 SIZE = (4.6, 3.5)
 """Inches."""
-WIDE = (7.2, 4.4)
+WIDE = (5.4, 4.4)
 """Of a figure with many lines."""
 WIDEST = 46
 """Characters of a title in one line."""

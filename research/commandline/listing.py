@@ -31,6 +31,8 @@ class Listed(NamedTuple):
     command: str
     time: str
     result: str
+    first: tuple[str, ...] = ()
+    """The experiments whose runs it begins with: those whose commands come before its own."""
 
 
 def find_experiments(folder: Path = FOLDER) -> list[Listed]:
@@ -46,10 +48,13 @@ def read_experiment(path: Path) -> Listed:
     except (OSError, SyntaxError, ValueError) as error:
         return Listed(path.stem, f"(cannot be read: {error})", command, "", "")
     commands = re.findall(r"^\s+((?:\w+=\S+ )*python launch\.py .*?)\s*$", docstring, re.MULTILINE)
+    own = next((i for i, told in enumerate(commands) if re.search(rf"\b{path.stem}\.py\b", told)), 0)
+    before = (re.search(rf"--config {path.parent.name}/(\w+)\.py$", told) for told in commands[:own])
     return Listed(
         name=path.stem,
         line=docstring.partition("\n")[0],
-        command=(commands or [command])[0],
+        command=(commands or [command])[own],
+        first=tuple(found[1] for found in before if found),
         time=_after("Time", docstring),
         result=_after("Result", docstring),
     )

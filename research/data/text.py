@@ -6,12 +6,13 @@ left. Which pages there are and what they say depends on the version of Python, 
 
     PythonText(length=128)         windows of the text, for language models: no labels
     PythonTopics(length=128)       which page does a window come from?
-    ModuleText(("json", "ast"))    windows of the source of Python's own modules
-    Text("poems.txt")              windows of a file of one's own
+    ModuleText(modules=("ast",))   windows of the source of Python's own modules
+    Text(path="poems.txt")         windows of a file of one's own
 """
 
 import importlib.util
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -142,9 +143,7 @@ def read_topics() -> dict[str, str]:
 
 
 def source_of(module: str) -> str:
-    """The source of one of Python's modules, of a package that of its __init__. Raises UserError where there is none."""
-    import sys
-
+    """The source of one of Python's modules, of a package its __init__. Raises UserError where there is none."""
     found = importlib.util.find_spec(module) if module in sys.stdlib_module_names else None
     if found is None or found.origin is None or not found.origin.endswith(".py"):
         near = did_you_mean(module, sys.stdlib_module_names)

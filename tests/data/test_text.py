@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.data import PythonText, PythonTopics, describe, from_description, normalise, text
+from research.data import ModuleText, PythonText, PythonTopics, Text, describe, from_description, normalise, text
 from research.errors import UserError
 
 
@@ -117,3 +117,48 @@ def test_what_cannot_be_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(UserError, match="came without `pydoc_data.topics`"):
         PythonText().load()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other texts
+
+
+def test_the_source_of_modules_is_cut_as_the_reference_is():
+    data = ModuleText(modules=("argparse", "ast"), length=64, stride=16)
+    splits = data.load().splits
+    source = text.source_of("argparse") + text.source_of("ast")
+    for split in splits.values():
+        window = text.as_text(split.inputs[0])
+        assert window[:20] in source
+    assert len(splits["train"]) > 8 * len(splits["test"])
+
+
+def test_a_file_and_a_folder_of_files_are_texts(tmp_path):
+    paragraphs = [f"Paragraph {i} has words of its own, {i * i} of them.\n\n" for i in range(400)]
+    (tmp_path / "one.txt").write_text("".join(paragraphs))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.md").write_text("".join(paragraphs[200 * number : 200 * (number + 1)]))
+    (folder / "picture.png").write_bytes(b"\xff")
+    one, two = (Text(path=str(path), length=32).load() for path in (tmp_path / "one.txt", folder))
+    for split in one.splits:
+        np.testing.assert_array_equal(one.splits[split].inputs, two.splits[split].inputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda _: ModuleText(modules=("jsno",)), r"no module 'jsno' .*did you mean"),
+        (lambda _: ModuleText(modules=("sys",)), "no module 'sys' that is written in Python"),
+        (lambda folder: Text(path=str(folder / "none.txt")), "there is no text"),
+        (lambda _: Text(), "there is no text ''"),
+        (lambda folder: Text(path=str(folder / "short.txt")), "too short"),
+        (lambda folder: Text(path=str(folder / "latin.txt")), "cannot be read as text in UTF-8"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_told(make, message, tmp_path):
+    (tmp_path / "short.txt").write_text("Hello.")
+    (tmp_path / "latin.txt").write_bytes("Größe".encode("latin-1") * 4000)
+    with pytest.raises(UserError, match=message):
+        make(tmp_path).load()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from research.config import from_json, override, to_json
+from research.data import Digits
 from research.errors import UserError
 from research.models import MLP
 from research.parameters import LoRA, Partition, freeze, linear_probe, of_adapters, others, read, train
@@ -41,7 +42,7 @@ def source(tiny, workdir):
 
 
 def tuned(tiny, source=None, partition=None, loras=(LORA,), **fields):
-    tuning = {name: fields.pop(name) for name in ("no_decay", "stay_close", "interpolate") if name in fields}
+    tuning = {name: fields.pop(name) for name in ("no_decay", "stay_close", "interpolate", "earlier") if name in fields}
     finetuning = Finetuning(
         source=source and Pretrained(str(source)), partition=partition or Partition(), adapters=loras, **tuning
     )
@@ -181,7 +182,7 @@ def test_adapters_survive_json(tiny):
 def finished(tiny, source, workdir):
     """A run of adapters and a new head, on the base of `source`."""
     if not (workdir / "tuned").exists():
-        experiment = tuned(tiny, source, linear_probe(), average=0.5, interpolate=3)
+        experiment = tuned(tiny, source, linear_probe(), average=0.5, interpolate=3, earlier=tiny().data)
         run.train(experiment, workdir=str(workdir))
     return next((workdir / "tuned").iterdir())
 
@@ -210,6 +211,23 @@ def test_the_line_from_the_source_begins_without_adapters(source, finished):
     ended = run.evaluate(str(finished), split="validation")["validation"]
     assert curve[2]["loss"] == ended["loss"]
     assert len({point["loss"] for point in curve}) == 3
+
+
+def test_the_source_and_the_result_are_compared_on_new_data_and_on_that_which_it_knows(source, finished):
+    told = json.loads((finished / "summary.json").read_text())
+    new, earlier = told["forgetting"]
+    assert (new["data"], earlier["data"]) == ("new", "earlier")
+    assert new["after"]["loss"] == told["test"]["loss"]
+    assert {**new, "data": ""} == {**earlier, "data": ""}  # they are the same data here
+    assert new["before"]["loss"] != new["after"]["loss"]
+    assert told["adapters"] == (finished / "adapters.safetensors").stat().st_size
+    assert Adapted(Pretrained(str(source)), str(finished / "adapters.safetensors")).read().parameters
+
+
+def test_earlier_data_must_be_of_the_same_kind(tiny, source):
+    experiment = tuned(tiny, source, earlier=Digits())
+    (line,) = problems(lambda: run.prepare(experiment, experiment.data.load()))
+    assert line.startswith("finetuning.earlier: its examples are of (8, 8, 1) and 10 classes, those of data of ")
 
 
 def test_checkpoints_hold_adapters_alone_and_another_rank_is_refused(finished, workdir):

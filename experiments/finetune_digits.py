@@ -1,0 +1,71 @@
+"""Which part of a pretrained network should be trained, with how many labels? Seven strategies on ten to all digits.
+
+    python launch.py --config experiments/pretrain_glyphs.py
+    python launch.py --config experiments/finetune_digits.py
+    python launch.py --config experiments/finetune_digits.py:hundred    from scratch and full, 100 labels, ten seeds
+
+TODO
+
+Of each strategy and number of labels the learning rate is chosen by validation, and judged on fresh seeds. The page
+shows accuracy by labels, a line a strategy, which is the cheapest that is as good as the best, and what each costs:
+parameters trained, bytes of optimizer state and of activations kept, seconds.
+"""
+
+from pathlib import Path
+
+from research.data import Digits, Few
+from research.errors import UserError
+from research.models import ConvNet
+from research.parameters import LoRA, full, gradual, last_blocks, layerwise_decay, linear_probe
+from research.sweeps import Sweep, grid, product, repeat, zipped
+from research.training import AdamW, Cosine, Experiment, Finetuning, Pretrained, percent, steps
+
+SOURCE = "runs/pretrain_glyphs"
+LABELLED, BATCHES = (10, 30, 100, 300, 1257), (10, 15, 20, 20, 20)  # the last are all there are
+
+
+def strategies() -> dict[str, Finetuning | None]:
+    """By name, from nothing that is kept over the least that is trained to all."""
+    source = Pretrained(SOURCE)
+    low_rank = LoRA("convolution_0/kernel", rank=4)
+    return {
+        "from scratch": None,
+        "linear probe": Finetuning(source=source, partition=linear_probe(new_head=False)),
+        "LoRA": Finetuning(source=source, partition=linear_probe(new_head=False), adapters=(low_rank,)),
+        "last block": Finetuning(source=source, partition=last_blocks(1)),
+        "gradual unfreezing": Finetuning(source=source, partition=gradual(1, percent(20), new_head=False)),
+        "layer-wise decay": Finetuning(source=source, partition=layerwise_decay(0.7)),
+        "full": Finetuning(source=source, partition=full()),
+    }
+
+
+def get_config(variant: str = "") -> Sweep:
+    if variant not in ("", "hundred"):
+        raise UserError(f"'{variant}' is no variant; there is 'hundred'")
+    if not Path(SOURCE).is_dir():
+        first = "python launch.py --config experiments/pretrain_glyphs.py"
+        raise UserError(f"{SOURCE}: there is no such run yet; first: {first}")
+    compared, labelled, judge = strategies(), zip(LABELLED, BATCHES, strict=True), 4
+    if variant == "hundred":
+        compared, labelled, judge = {name: compared[name] for name in ("from scratch", "full")}, [(100, 20)], 10
+    examples, batches = zip(*labelled, strict=True)
+    return Sweep(
+        base=Experiment(
+            data=Few(Digits(), examples=100),
+            model=ConvNet(features=(12, 24, 48), norm="group"),  # that of the source
+            optimizer=AdamW(weight_decay=1e-2),
+            schedule=Cosine(warmup=percent(10)),
+            duration=steps(200),
+            batch_size=20,
+            evaluate_every=steps(100),
+            norms="none",
+        ),
+        space=product(
+            zipped(grid("data.examples", *examples), grid("batch_size", *batches)),
+            zipped(grid("name", *compared), grid("finetuning", *compared.values())),
+            grid("optimizer.learning_rate", 1e-3, 4e-3, 1.6e-2),
+            repeat("seed", 1),
+        ),
+        judge=judge,
+        judge_most=len(LABELLED) * len(compared),
+    )

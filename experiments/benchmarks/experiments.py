@@ -5,9 +5,8 @@
     python experiments/benchmarks/experiments.py --steps 3          a few steps of each, to see that they run
 
 An experiment whose command begins with a variable (MNIST_DIR=...) is skipped where that is not set, and one that is
-about a run where that is not there. One that fails does
-not stop the others; the exit status is then 1. With --steps, figures mean nothing and are printed only, unless --out
-names a file.
+about a run where that is not there. One that fails does not stop the others; the exit status is then 1. With --steps,
+figures mean nothing and are printed only, unless --out names a file.
 """
 
 import argparse

@@ -12,6 +12,7 @@ which is 0 for a feature that makes no difference: cutting that changes no answe
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -105,8 +106,12 @@ def plan(trained: Trained, flops: float, multiple: int = 1) -> Shrinking:
 
 
 def _values(sizes: Sequence[Size], share: float, multiple: int) -> tuple[int, ...]:
-    """A share of each size, as the nearest multiple; at least one of it, but no more than there is."""
-    return tuple(min(each.value, multiple * max(1, round(share * each.value / multiple))) for each in sizes)
+    """A share of each size, the nearest that makes numbers of features multiples; no more than it is, and not 0."""
+    steps = [multiple // math.gcd(multiple, each.groups[0].features // each.value) for each in sizes]
+    return tuple(
+        min(each.value, step * max(1, round(share * each.value / step)))
+        for each, step in zip(sizes, steps, strict=True)
+    )
 
 
 def _at(trained: Trained, values: Sequence[int], sizes: Sequence[Size], flops: float) -> AnyModel | None:

@@ -105,9 +105,12 @@ def test_what_a_norm_over_features_mixes_is_not_cut(make, work_on):
     assert "no field whose features could be cut" in problem
 
 
-def test_the_hidden_features_of_a_transformer_can_be_cut(make):
-    trained = make(ViT(depth=1, width=8, heads=2, patch_size=4))
-    assert any("hidden" in group.makers[0] or "mlp" in group.makers[0] for group in groups(trained))
+def test_the_hidden_features_of_a_transformer_can_be_cut(make, answers):
+    trained = make(ViT(depth=1, width=8, heads=2, patch=4, expansion=4))
+    shrinking = plan(trained, 0.9, 8)
+    assert [(group.makers, count % 8) for group, count in shrinking.groups] == [(("block_00/dense_0",), 0)]
+    smaller = shrink(trained, shrinking)
+    assert smaller.model.expansion < 4 and np.isfinite(answers(smaller)).all()
 
 
 def test_too_few_flops_are_refused(make, work_on):

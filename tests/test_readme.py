@@ -90,7 +90,11 @@ def run(checkout):
 
 def uses_runs(line: str) -> bool:
     """Whether a command is about the runs of others before it, or is one that they are about."""
-    return "runs/" in line or "exports/" in line or bool(re.search(r"experiments/(digits_cnn|gpt)\.py( --config\S*|$)", line))
+    return (
+        "runs/" in line
+        or "exports/" in line
+        or bool(re.search(r"experiments/(digits_cnn|gpt)\.py( --config\S*|$)", line))
+    )
 
 
 def test_commands_about_runs_follow_one_another(run):

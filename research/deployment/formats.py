@@ -8,7 +8,7 @@ that run ONNX expect it.
 """
 
 import importlib.util
-import re
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -93,17 +93,20 @@ def _inputs(program: Program, dtype: Any) -> jax.ShapeDtypeStruct:
 
 
 def _in_a_line(error: Exception) -> str:
-    """What went wrong, by the operation's name where it is told."""
+    """What went wrong, and at which operation where that is known."""
     text = " ".join(str(error).split()) or type(error).__name__
-    patterns = (
-        r"[Nn]o plugins? (?:is )?registered for (?:\w+ )?primitive:? ['\"]?([\w/-]+)",
-        r"primitive ['\"]?([\w/-]+)['\"]? (?:is )?not (?:supported|found|implemented)",
-        r"rule for primitive ['\"]?([\w/-]+)",
-    )
-    for pattern in patterns:
-        if match := re.search(pattern, text):
-            return f"does not support the operation '{match[1]}'"
-    return f"cannot be written ({text[:200]})"
+    text = f"{text[:160]}..." if len(text) > 160 else text
+    name = _operation(error)
+    return f"cannot be written: {text}" if name is None else f"does not support the operation '{name}' here: {text}"
+
+
+def _operation(error: BaseException) -> str | None:
+    """The operation that was being written when an error came up, as its frames tell."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        equations = [value for value in frame.f_locals.values() if isinstance(value, JaxprEqn)]
+        found = equations[-1].primitive.name if equations else found
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -131,12 +134,29 @@ def _evaluate(body: Jaxpr, constants: Sequence[Any], operands: Sequence[Any]) ->
                 results = _evaluate(call.body, _constants(equation, call.body), given)
             case Branches((only,)):
                 results = _evaluate(only, _constants(equation, only), [read(atom) for atom in equation.invars[1:]])
+            case _ if equation.primitive is jax.lax.pad_p:
+                results = [_padded(*map(read, equation.invars), equation.params["padding_config"])]
             case _:
                 given = [read(atom) for atom in equation.invars]
                 results = equation.primitive.bind(*given, **equation.primitive.get_bind_params(equation.params))
                 results = results if equation.primitive.multiple_results else [results]
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in body.outvars]
+
+
+def _padded(array: Any, value: Any, widths: Sequence[tuple[int, int, int]]) -> Any:
+    """What `pad` gives, as a concatenation where it can be: jax2onnx wants to know the size of a batch to pad it."""
+    if any(low < 0 or high < 0 or between for low, high, between in widths):
+        return jax.lax.pad(array, value, widths)
+
+    def border(axis: int, width: int) -> list[Any]:
+        shape = (*array.shape[:axis], width, *array.shape[axis + 1 :])
+        return [jax.lax.broadcast_in_dim(value, shape, ())] if width else []
+
+    for axis, (low, high, _) in enumerate(widths):
+        if low or high:
+            array = jax.lax.concatenate([*border(axis, low), array, *border(axis, high)], axis)
+    return array
 
 
 def _constants(equation: JaxprEqn, body: Jaxpr) -> Sequence[Any]:

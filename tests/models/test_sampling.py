@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from research.errors import UserError
 from research.models import BERT, GPT, network
-from research.models.sampling import _write_on, choose, restrict, sample
+from research.models.sampling import _write_on, choose, restrict, sample, stream
 from research.spec import Spec
 
 TOKENS = 13
@@ -82,6 +82,16 @@ def test_one_program_serves_all_lengths_and_settings():
     for length, how in ((1, {}), (5, {"count": 2, "temperature": 0.5}), (7, {"top_k": 3}), (12, {"top_p": 0.5})):
         sample(model, SPEC, parameters, prompts(2, length), KEY, **how)
     assert _write_on._cache_size() == 1
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_what_is_handed_out_as_it_is_written_is_the_same(at_once):
+    model, parameters, _ = make()
+    how = {"temperature": 0.9, "top_k": 7}
+    whole = sample(model, SPEC, parameters, prompts(2, 4), KEY, count=7, **how)
+    pieces = list(stream(model, SPEC, parameters, prompts(2, 4), KEY, count=7, at_once=at_once, **how))
+    assert [piece.shape[1] for piece in pieces[:-1]] == [at_once] * (len(pieces) - 1)
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
 
 
 def allowed(logits, k, p):

@@ -252,6 +252,29 @@ def test_json_is_all_that_is_printed_when_asked_for(folder, command, calls, toke
     assert json.loads(out)[key] == value
 
 
+def test_an_evaluation_against_another_run_ends_in_a_sentence(folder, command, calls, monkeypatch):
+    from research.training import judging
+
+    monkeypatch.setattr(judging, "compare_runs", lambda *arguments: {"sentence": f"{arguments} cannot be told apart."})
+    status, out, _ = command("--mode", "evaluate", "--run", "runs/exp/1", "--against", "runs/exp/2")
+    assert status == 0 and "('runs/exp/1', 'runs/exp/2', 'test') cannot be told apart." in " ".join(out.split())
+
+
+def test_an_explanation_takes_pictures_and_a_split(folder, command, monkeypatch):
+    from research.explanation import explaining
+
+    made = []
+
+    def instead(*arguments, **keywords):
+        made.append((arguments, keywords))
+        return {"used": "all"}
+
+    monkeypatch.setattr(explaining, "explain_run", instead)
+    status, out, _ = command("--mode", "explain", "--run", "r", "a.png", "b.png", "--format", "json")
+    assert status == 0 and json.loads(out) == {"used": "all"}
+    assert made == [(("r", ("a.png", "b.png")), {"split": "test"})]
+
+
 def test_evaluate_takes_a_split(folder, command, calls):
     _, out, _ = command("--mode", "evaluate", "--run", "runs/exp/1", "--split", "test")
     assert calls == [("evaluate", ("runs/exp/1",), {"split": "test"})]

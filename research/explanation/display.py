@@ -9,6 +9,7 @@ from rich.text import Text
 
 from research.analysis.evaluation_page import percent
 from research.explanation.page import verdict
+from research.training.judging_display import table
 
 ROWS = 20
 """Layers that are shown, those that matter most."""
@@ -32,29 +33,23 @@ def show_explanation(console: Console, told: Mapping[str, Any]) -> None:
 
 
 def _examples(told: Mapping[str, Any]) -> Table:
-    table = _table("example", "is", "says", ">probability", "nearest training examples")
+    shown_table = table("example", "is", "says", ">probability", "nearest training examples")
     for row in told["examples"]:
         wrong = row["label"] is not None and row["label"] != row["says"]
         says = Text(row["says"], style="bold red" if wrong else "bold")
         near = ", ".join(each["label"] for each in row["nearest"])
-        table.add_row(row["example"], row["label"] or "", says, percent(row["probability"]), near)
-    return table
+        shown_table.add_row(row["example"], row["label"] or "", says, percent(row["probability"]), near)
+    return shown_table
 
 
 def _removal(told: Mapping[str, Any]) -> Table:
     whole, *rows = told["removal"]
     shown = sorted(rows, key=lambda row: row["difference"])[:ROWS]
-    table = _table("without", ">right", ">points", "how")
-    table.add_row("nothing", percent(whole["accuracy"]), "", "")
+    shown_table = table("without", ">right", ">points", "how")
+    shown_table.add_row("nothing", percent(whole["accuracy"]), "", "")
     for row in (row for row in rows if row in shown):
         how = "skipped" if row["how"] == "identity" else "gives its mean"
-        table.add_row(row["layer"], percent(row["accuracy"]), f"{100 * row['difference']:+.1f}", Text(how, style="dim"))
-    return table
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in headers:
-        is_right = header.startswith(">")
-        table.add_column(header.removeprefix(">"), justify="right" if is_right else "left", overflow="fold")
-    return table
+        shown_table.add_row(
+            row["layer"], percent(row["accuracy"]), f"{100 * row['difference']:+.1f}", Text(how, style="dim")
+        )
+    return shown_table

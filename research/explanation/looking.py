@@ -16,6 +16,7 @@ import numpy as np
 from research.data import base
 from research.deployment.trained import Arrays, Trained
 from research.models.base import Call, calls, network
+from research.models.heads import HEAD
 from research.parameters import paths
 from research.training import evaluation
 
@@ -85,6 +86,13 @@ def layers_of(trained: Trained) -> tuple[Call, ...]:
     """The layers with a kernel, in the order of the computation."""
     found = calls(trained.model, trained.data.spec)
     return tuple({call.path: call for call in found if f"{call.path}/kernel" in trained.parameters}.values())
+
+
+def trunk_of(trained: Trained) -> tuple[Call, ...]:
+    """The same without the last, or without the heads where there are several tasks."""
+    heads = tuple(f"{HEAD}/{task}" for task, _ in trained.data.spec.tasks)
+    layers = layers_of(trained)
+    return tuple(call for call in layers if call.path not in heads) if heads else layers[:-1]
 
 
 def convolutions_of(trained: Trained) -> tuple[Call, ...]:

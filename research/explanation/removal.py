@@ -19,7 +19,7 @@ import numpy as np
 
 from research.analysis.statistics import difference, resample
 from research.deployment.trained import Trained
-from research.explanation.looking import apply, in_batches, layers_of, seen_of, within
+from research.explanation.looking import apply, in_batches, layers_of, seen_of, trunk_of, within
 from research.models.base import calls
 
 SAMPLE = 256
@@ -47,7 +47,7 @@ def removables(trained: Trained) -> tuple[Removable, ...]:
         if not holds_one and is_residual(trained, block):
             residual.append(block)
     found: dict[str, Removable] = {}
-    for layer in inside[:-1]:
+    for layer in (call.path for call in trunk_of(trained)):
         block = next((block for block in residual if layer.startswith(f"{block}/")), None)
         name = block or layer
         found.setdefault(name, Removable(name, "identity" if block else "mean"))

@@ -38,12 +38,12 @@ def show_judgement(console: Console, judged: Mapping[str, Any]) -> None:
 
 
 def _figures(judged: Mapping[str, Any]) -> Table:
-    table = _table(judged["split"], ">value", ">95 % interval")
+    shown = table(judged["split"], ">value", ">95 % interval")
     for name in (name for name in SHOWN if name in judged["figures"]):
         low, high = judged["intervals"].get(name, (None, None))
         between = "" if low is None else f"{_told(name, low)} to {_told(name, high)}"
-        table.add_row(name, _told(name, judged["figures"][name]), between)
-    return table
+        shown.add_row(name, _told(name, judged["figures"][name]), between)
+    return shown
 
 
 def _told(name: str, value: float) -> str:
@@ -52,28 +52,30 @@ def _told(name: str, value: float) -> str:
 
 def _classes(judged: Mapping[str, Any]) -> Table:
     rows = sorted((row for row in judged["classes"] if row["examples"]), key=lambda row: row["recall"])
-    table = _table("worst classes" if len(rows) > CLASSES_SHOWN else "class", ">right", ">95 % interval", ">examples")
+    shown = table("worst classes" if len(rows) > CLASSES_SHOWN else "class", ">right", ">95 % interval", ">examples")
     for row in rows[:CLASSES_SHOWN]:
         between = f"{percent(row['low'])} to {percent(row['high'])}"
-        table.add_row(row["name"], percent(row["recall"]), between, f"{row['examples']:,}")
-    return table
+        shown.add_row(row["name"], percent(row["recall"]), between, f"{row['examples']:,}")
+    return shown
 
 
 def _harder(judged: Mapping[str, Any]) -> Table:
     """A row for each way of making examples harder: its strengths, and what accuracy is left."""
     most = max(len(way["strengths"]) for way in judged["harder"])
-    table = _table("made harder", *([">"] * most), "")
+    shown = table("made harder", *([">"] * most), "")
     for way in judged["harder"]:
         names = [f"robustness/{way['name']}_{strength}/accuracy" for strength in way["strengths"]]
         blank = [""] * (most - len(names))
-        table.add_row(way["name"], *(str(each) for each in way["strengths"]), *blank, Text(way["per"], style="dim"))
-        table.add_row("", *(Text(percent(judged["figures"][name]), style="bold") for name in names), *blank, "")
-    return table
+        shown.add_row(way["name"], *(str(each) for each in way["strengths"]), *blank, Text(way["per"], style="dim"))
+        shown.add_row("", *(Text(percent(judged["figures"][name]), style="bold") for name in names), *blank, "")
+    return shown
 
 
-def _table(*headers: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+def table(*headers: str) -> Table:
+    """A table with a line of headers and no rules; ">" before a header puts its column to the right."""
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for header in headers:
         is_right = header.startswith(">")
-        table.add_column(header.removeprefix(">"), justify="right" if is_right else "left", no_wrap=is_right)
-    return table
+        justify = "right" if is_right else "left"
+        made.add_column(header.removeprefix(">"), justify=justify, no_wrap=is_right, overflow="fold")
+    return made

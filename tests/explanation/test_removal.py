@@ -53,6 +53,14 @@ def test_blocks_that_hand_on_their_input_are_residual(model, spec, expected):
     assert "head" not in {each.layer for each in found}
 
 
+def test_the_heads_of_tasks_are_not_removed():
+    spec = Spec((4, 4, 1), 5, tuple("abcde"), None, (("one", 2), ("two", 3)))
+    data = untrained(MLP(depth=1, width=4)).data._replace(spec=spec)
+    variables = jax.jit(network(MLP(depth=2, width=4), spec).init)(jax.random.key(0))
+    trained = Trained(MLP(depth=2, width=4), data, paths.flatten(variables["params"]), {}, {})
+    assert [each.layer for each in removables(trained)] == ["block_00/dense", "block_01/dense"]
+
+
 def test_without_a_block_is_the_network_with_its_output_put_in_the_place():
     trained, examples = untrained(ViT(depth=2, width=8, heads=2, patch=2)), split()
     rows = without_each(trained, split(seed=1), examples, np.arange(20))

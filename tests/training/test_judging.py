@@ -35,7 +35,8 @@ def test_its_figures_are_those_of_the_evaluation(judged):
     folder, told = judged
     plain = run.evaluate(folder)["test"]
     assert told["figures"]["accuracy"] == pytest.approx(plain["accuracy"])
-    assert told["figures"]["loss"] == told["figures"]["nll"] == pytest.approx(plain["loss"], rel=1e-4)
+    assert told["figures"]["loss"] == pytest.approx(plain["loss"])
+    assert told["figures"]["nll"] == pytest.approx(plain["loss"], rel=1e-4)  # cross-entropy is what it minimised
     recalls = {row["name"]: row["recall"] for row in plain["classes"]}
     assert {row["name"]: row["recall"] for row in told["classes"]} == pytest.approx(recalls)
     assert told["figures"]["worst_class_accuracy"] == pytest.approx(min(recalls.values()))

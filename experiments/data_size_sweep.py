@@ -1,4 +1,4 @@
-"""How does the best depth move with the number of training examples, and with the number of steps?
+"""How the best depth moves with the number of training examples, and with the number of steps.
 
     python launch.py --config experiments/data_size_sweep.py
 

@@ -2,10 +2,13 @@
 
     python launch.py --config experiments/depth_transformer.py
 
-Time: TIME. Result: RESULT.
+Time: about 3 min on two cores. Result: after so little training one, two and four blocks are alike, at 3.8 bits per
+byte of the validation text.
 
 Models are selected by the loss of the validation text; what they come to is told in bits for each byte, the loss
-divided by log 2. Every depth sees the same text as often. Other variants:
+divided by log 2. Every depth sees the same text as often: 300 batches of eight times 64 bytes, by which a model learns
+which bytes are frequent and which follow which (their frequencies alone need 4.67 bits), and for that one block will
+do. gpt.py goes on to 2.13 bits. Longer training is `--config.base.duration "3000 steps"`. Other variants:
 
     depth_transformer.py:matched    deeper models are narrower, so that all have about as many parameters
 """

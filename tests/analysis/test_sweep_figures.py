@@ -180,7 +180,7 @@ def test_the_best_depth_is_drawn_by_the_size_of_the_data_with_what_is_not_told_f
     (line,) = axes.containers
     assert line.lines[0].get_xdata() == pytest.approx([100, 1_000, 10_000])
     assert line.lines[0].get_ydata().tolist() == [2, 3, 4]
-    assert draw_moves(answers(read_sweep(world.sweep(world.by_field(), "deep")))) is None
+    assert draw_moves(answers(read_sweep(world.sweep(world.by_field(), "plain")))) is None
 
 
 def test_losses_of_language_models_are_drawn_in_bits(world):

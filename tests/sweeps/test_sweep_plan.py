@@ -14,7 +14,7 @@ from research.errors import UserError
 from research.inspection.roofline import Rates, least_seconds
 from research.models import MLP, ConvNet
 from research.sweeps import Sweep, chain, derived, grid, groups, log_uniform, product, repeat, trials
-from research.sweeps.display import as_csv, as_json, as_row, show
+from research.sweeps.display import as_csv, as_json, as_row, plain_values, show
 from research.sweeps.plan import distinguishing, make_plan
 from research.training import SGD, AdamW, EarlyStopping, run
 
@@ -69,6 +69,16 @@ def test_what_one_part_of_a_chain_assigns_distinguishes_it_only_if_it_is_another
 def test_derived_structure_distinguishes(base):
     space = (grid("batch_size", 8, 16), derived("model.width", lambda experiment: experiment.batch_size))
     assert distinguished(base, *space)[1] == {"batch_size": "16", "model.width": "16"}
+
+
+def test_the_value_of_a_part_is_told_with_what_it_has_otherwise_than_its_kind(base):
+    kinds = grid("optimizer", AdamW(), AdamW(weight_decay=0.5), AdamW(weight_decay=None), SGD())
+    assert [plain_values(trial)["optimizer"] for trial in trials(of(base, kinds))] == [
+        "AdamW",
+        "AdamW(weight_decay 0.5)",
+        "AdamW(weight_decay none)",
+        "SGD",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

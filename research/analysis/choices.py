@@ -52,8 +52,9 @@ class Axis(NamedTuple):
         return short(self.path, [self.path])
 
     def choice_of(self, network: Network) -> str:
-        """The name of the choice that a network is of."""
-        return next(choice.name for choice in self.choices if network in choice.networks.values())
+        """The name of the choice that a network is of; its series where it is of none."""
+        names = (c.name for c in self.choices if any(own is network for own in c.networks.values()))
+        return next(names, network.series)
 
 
 def find_axis(networks: Sequence[Network]) -> Axis | None:

@@ -577,7 +577,7 @@ class _Shares:
         ticks = [share for share in shares if low <= self.at(share) <= high]
         if len(ticks) < 3:
             steps = [share for share in FINE if 1 - share >= self.least and low <= self.at(share) <= high]
-            ticks = steps[:: -(-len(steps) // 6)] or ticks
+            ticks = steps[:: max(1, -(-len(steps) // 6))] or ticks
         self.axes.set_yticks([self.at(share) for share in ticks], [f"{100 * share:.4g} %" for share in ticks])
 
 

@@ -263,12 +263,3 @@ def test_without_the_extra_onnx_is_refused_with_what_to_install(run, tmp_path, m
 def test_the_manifest_tells_of_every_file(exported):
     manifest = json.loads((exported[0] / "manifest.json").read_text())
     assert set(manifest["files"]) | {"manifest.json"} == {path.name for path in exported[0].iterdir()}
-
-
-def test_what_made_a_network_smaller_reads_it_itself(run, tmp_path, monkeypatch):
-    import research.deployment.program as module
-
-    (tmp_path / "smaller.json").write_text("{}")
-    monkeypatch.setattr(module, "smaller", lambda path: ("smaller", path), raising=False)
-    monkeypatch.setitem(module.READERS, "smaller.json", "research.deployment.program:smaller")
-    assert read_program(str(tmp_path)) == ("smaller", str(tmp_path))

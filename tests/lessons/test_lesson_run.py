@@ -127,7 +127,7 @@ def test_what_a_config_file_may_return_is_told(folder, command):
     (folder / "bad.py").write_text("def get_config():\n    return 1\n")
     _, _, err = command("--config", "bad.py")
     assert err.startswith("error: bad.py: get_config must return an Experiment or ")
-    assert err.endswith(" or Lesson, and returned an int\n")
+    assert " or Lesson or Pipeline, and returned an int\n" in err
 
 
 def test_help_shows_the_fields_of_a_lesson(folder, command):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from research.data import Digits, PythonText, PythonTopics, Table
+from research.deployment.predicting import predict
 from research.errors import UserError
 from research.explanation.explaining import explain_run
 from research.models import BERT, GPT, MLP, ConvNet, ViT
@@ -56,7 +57,7 @@ def test_pictures_of_ones_own_are_explained(convnet):
     assert told["methods"] == [*IMAGE_METHODS, "Grad-CAM"]
     (row,) = told["examples"]
     assert row["example"] == "docs/seven.png" and row["label"] is None
-    likeliest, probability = run.predict(convnet, ["docs/seven.png"])[0]["classes"][0]
+    likeliest, probability = predict(convnet, ["docs/seven.png"]).predictions[0]["classes"][0]
     assert (row["says"], row["probability"]) == (likeliest, pytest.approx(probability, abs=1e-5))
     assert "attention rollout: there is no attention" in told["left_out"]
 

@@ -16,7 +16,7 @@ from research.commandline.loading import load_config
 from research.data.base import Description, Normalisation
 from research.deployment import exporting, formats, standalone
 from research.deployment.card import wilson
-from research.deployment.program import Program, read_program
+from research.deployment.program import Program
 from research.errors import UserError
 from research.models.base import network
 from research.spec import Spec

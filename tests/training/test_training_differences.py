@@ -92,11 +92,11 @@ def test_runs_are_compared_by_their_numbers_and_with_a_config_by_shapes(command,
             "--mode diff: say with what it is compared, as in --config ONE.py --against OTHER.py",
         ),
         ("--mode diff --against exp.py", "--mode diff: say which config with --config FILE"),
-        ("--config exp.py --against exp.py", "--against: goes with --mode diff, and this is --mode train"),
+        ("--config exp.py --against exp.py", "--against: goes with --mode diff or evaluate, and this is --mode train"),
         ("--mode diff --config exp.py --against exq.py", "exq.py: no such file; did you mean 'exp.py'?"),
         (
             "--mode diff --run x --config exp.py --against exp.py",
-            "--run: goes with --mode evaluate, predict, sample or export; to compare runs: --config RUN --against RUN",
+            "--run: goes with --mode evaluate, explain, predict, sample or export; to compare runs: --config RUN --against RUN",
         ),
     ],
 )

@@ -96,7 +96,8 @@ def test_runs_are_compared_by_their_numbers_and_with_a_config_by_shapes(command,
         ("--mode diff --config exp.py --against exq.py", "exq.py: no such file; did you mean 'exp.py'?"),
         (
             "--mode diff --run x --config exp.py --against exp.py",
-            "--run: goes with --mode evaluate, explain, predict, sample or export; to compare runs: --config RUN --against RUN",
+            "--run: goes with --mode evaluate, explain, predict, sample or export; to compare runs: --config RUN "
+            "--against RUN",
         ),
     ],
 )

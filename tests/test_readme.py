@@ -38,7 +38,7 @@ def shortened(line: str) -> str:
     if "--config " not in line or any(word in line for word in ("--help", "--mode", "misconceptions", "_parameters")):
         return line
     if "compress" in line:
-        return line.replace(".py", ".py:int8", 1) + " --config.budget 1 --config.rounds 1"
+        return line.replace("compress_digits.py", "compress_digits.py:int8") + " --config.budget 1 --config.rounds 1"
     if "finetune_digits" in line:
         return f"{line} {SHORT.replace('config.', 'config.base.')} --config.judge 1 --config.space.spaces.2.values 0.01"
     if "sweep" in line:

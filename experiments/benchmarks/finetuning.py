@@ -232,6 +232,8 @@ def pair(subject: Subject) -> tuple[Callable[[], float], Callable[[], float]]:
 
     run_hand(), run_ours()  # compile
     for path, value in hand[0].items():
+        if path.endswith("key/bias"):  # the softmax takes no note of it: its gradient is rounding
+            continue
         moved = np.abs(np.asarray(mine[0].trainable[path]) - np.asarray(value))
         assert np.median(moved) < 0.01 * RATE, path  # where a gradient is rounding alone, Adam takes its sign
     return run_hand, run_ours

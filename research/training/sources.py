@@ -76,7 +76,14 @@ class Beginning(NamedTuple):
 
 def read_source(path: str) -> Weights:
     """The weights at a path: of the best checkpoint of a run, or in a file or folder. Raises UserError."""
+    if _is_a_run(path):  # which may hold a file of its adapters
+        return read_run(path)
     return read_weights(path) if files.holds_weights(path) or _is_of_others(path) else read_run(path)
+
+
+def _is_a_run(path: str) -> bool:
+    run = folder.RunFolder(Path(path))
+    return run.has("config.json") and run.has("data.json")
 
 
 def _is_of_others(path: str) -> bool:

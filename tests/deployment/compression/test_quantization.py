@@ -49,8 +49,9 @@ def test_weights_are_those_of_torch():
 
     kernel = np.random.default_rng(0).normal(size=(3, 3, 5, 7)).astype(np.float32)
     scale = np.asarray(scales(kernel, 8))
-    theirs = torch.quantize_per_channel(torch.tensor(kernel), torch.tensor(scale), torch.zeros(7).int(), 3, torch.qint8)
-    np.testing.assert_array_equal(quantize(kernel, scale, 8), theirs.int_repr().numpy())
+    arguments = (torch.tensor(kernel), torch.tensor(scale), torch.zeros(7).int())
+    theirs = torch.fake_quantize_per_channel_affine(*arguments, axis=3, quant_min=-128, quant_max=127)
+    np.testing.assert_array_equal(quantize(kernel, scale, 8), np.rint(theirs.numpy() / scale))
 
 
 def test_a_feature_of_zeros_stays_zeros():

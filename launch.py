@@ -283,7 +283,7 @@ def _compress(arguments: Arguments, command: Sequence[str], config: Any, path: P
     if arguments.tensorboard:
         raise UserError(f"--tensorboard: {path} returns a Compression, which logs no metrics")
     options = {"config_file": path, "command": list(command), "changes": changes}
-    run.compress(_named(config, path), workdir=arguments.workdir, **options)
+    run.check_budget(run.compress(_named(config, path), workdir=arguments.workdir, **options))
 
 
 def _named(config: Any, path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""JSON on disk: files that are whole or not there, and tables with a row a line that survive a crash.
+"""JSON on disk: files and folders that are whole or not there, and tables with a row a line that survive a crash.
 
 What is written is strict JSON, which any language reads. JSON has no NaN and no infinity, so these are written as the
 strings "NaN", "Infinity" and "-Infinity", and are numbers again when read here (pandas reads them as numbers, too).
@@ -12,6 +12,8 @@ import contextlib
 import json
 import math
 import os
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,29 @@ def write_atomically(path: Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write into, which takes its place if all goes well, and is gone if not.
+
+    Raises UserError where something is there already, but for an empty folder, and where it cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: exists already; give the path of a new folder")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with explained(f"write {path}"):
+            beside.mkdir(parents=True)
+        yield beside
+        with explained(f"write {path}"):
+            sync(beside)
+            if path.exists():
+                path.rmdir()
+            os.rename(beside, path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -10,6 +10,7 @@ left. Which pages there are and what they say depends on the version of Python, 
     Text(path="poems.txt")         windows of a file of one's own
 """
 
+import abc
 import importlib.util
 import re
 import sys
@@ -33,11 +34,10 @@ TOPICS = ("compound", "debugger", "formatstrings", "specialnames", "string-metho
 
 
 @config
-class PythonText(Dataset):
-    """The Python reference cut into windows of bytes, for models of language.
+class InWindows(Dataset, abc.ABC):
+    """Base of texts cut into windows of bytes, for models of language.
 
-    Blocks of a few paragraphs go to one split each, about 275 KB to training; the windows of validation and test do not
-    overlap.
+    Blocks of a few paragraphs go to one split each; the windows of validation and test do not overlap.
     """
 
     length: int = structure(128, "bytes in a window", within="[2, inf)")
@@ -47,43 +47,43 @@ class PythonText(Dataset):
     validation: float = structure(0.1, "fraction of the text to choose by", within="(0, 1)")
     test: float = structure(0.1, "fraction of the text to be judged by", within="(0, 1)")
 
+    @abc.abstractmethod
+    def texts(self) -> Mapping[str, str]:
+        """The texts by name. Raises UserError where they are not there."""
+
     def load(self) -> Loaded:
-        return in_windows(self, unique_paragraphs(read_topics()))
+        return in_windows(self, unique_paragraphs(self.texts()))
 
 
 @config
-class ModuleText(Dataset):
-    """The source of Python's own modules cut into windows of bytes, as `PythonText`."""
+class PythonText(InWindows):
+    """The Python reference cut into windows of bytes; about 275 KB are to train on."""
+
+    def texts(self) -> Mapping[str, str]:
+        return read_topics()
+
+
+@config
+class ModuleText(InWindows):
+    """The source of Python's own modules cut into windows of bytes."""
 
     modules: tuple[str, ...] = structure(("argparse", "ast", "statistics", "typing"), "their names")
-    length: int = structure(128, "bytes in a window", within="[2, inf)")
-    stride: int | None = structure(
-        None, "bytes from one training window to the next; as many as the window has if None", within="[1, inf)"
-    )
-    validation: float = structure(0.1, "fraction of the text to choose by", within="(0, 1)")
-    test: float = structure(0.1, "fraction of the text to be judged by", within="(0, 1)")
 
-    def load(self) -> Loaded:
-        return in_windows(self, unique_paragraphs({module: source_of(module) for module in self.modules}))
+    def texts(self) -> Mapping[str, str]:
+        return {module: source_of(module) for module in self.modules}
 
 
 @config
-class Text(Dataset):
-    """A text in a file, or all those in a folder, in UTF-8, cut into windows of bytes, as `PythonText`."""
+class Text(InWindows):
+    """A text in a file, or all those in a folder, in UTF-8, cut into windows of bytes."""
 
     path: str = structure("", "file of the text, or folder of .txt, .md and .rst files")
-    length: int = structure(128, "bytes in a window", within="[2, inf)")
-    stride: int | None = structure(
-        None, "bytes from one training window to the next; as many as the window has if None", within="[1, inf)"
-    )
-    validation: float = structure(0.1, "fraction of the text to choose by", within="(0, 1)")
-    test: float = structure(0.1, "fraction of the text to be judged by", within="(0, 1)")
 
-    def load(self) -> Loaded:
-        return in_windows(self, unique_paragraphs(read_texts(self.path)))
+    def texts(self) -> Mapping[str, str]:
+        return read_texts(self.path)
 
 
-def in_windows(data: PythonText | ModuleText | Text, parts: Sequence[str]) -> Loaded:
+def in_windows(data: InWindows, parts: Sequence[str]) -> Loaded:
     """Paragraphs as a dataset of windows. Raises UserError where a split has no window."""
     blocks = cut_into_blocks(parts)
     if len(blocks) < 3:

@@ -14,16 +14,14 @@ away, on every example of the test split. Unless it gives the probabilities of t
 nothing is left behind.
 """
 
-import contextlib
 import inspect
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from research.deployment import formats, standalone
 from research.deployment.card import write_card
 from research.deployment.program import Program, read_program
 from research.errors import UserError, did_you_mean
-from research.jsonl import encode, explained, sync, write_json
+from research.jsonl import encode, new_folder, write_json
 from research.parameters import counts
 from research.pretrained.files import write_file
 from research.training import folder
@@ -66,9 +64,7 @@ def export(path: str, to: str | os.PathLike | None = None, asked: Sequence[str] 
     run = folder.open_run(program.about["path"])
     loaded, _ = load_for(run, read_experiment(run))
     to = Path(to) if to is not None else Path("exports", run.name)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"{to}: exists already; give the path of a new folder with --to")
-    with _beside(to) as new:
+    with new_folder(to) as new:
         told = _write(program, run, loaded.splits["test"], new, names, is_asked=asked is not None)
     return {"folder": str(run.path), "step": program.about.get("step"), "to": str(to), **told}
 
@@ -83,24 +79,6 @@ def known(asked: Sequence[str] | None) -> tuple[str, ...]:
     if problems:
         raise UserError(*problems)
     return tuple(name for name in FORMATS if name in asked)
-
-
-@contextlib.contextmanager
-def _beside(to: Path) -> Iterator[Path]:
-    """A folder that takes the place `to` if all goes well, and is gone if not."""
-    new = to.with_name(f".{to.name}.{secrets.token_hex(4)}")
-    try:
-        with explained(f"write {to}"):
-            new.mkdir(parents=True)
-        yield new
-        with explained(f"write {to}"):
-            sync(new)
-            if to.exists():
-                to.rmdir()
-            os.rename(new, to)
-            sync(to.parent)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _write(

@@ -49,8 +49,9 @@ def sample(
     Raises UserError for prompts that are empty or no tokens, for more than fits into the context, and for a
     temperature, k or p that cannot be.
     """
-    padded, length, end, how = _prepared(model, spec, prompt, count, temperature, top_k, top_p)
-    written = _write_on(spec, as_arrays(model), parameters, padded, np.int32(length), np.int32(end), key, *how)
+    how = {"count": count, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    padded, length, end, chosen = _prepared(model, spec, prompt, **how)
+    written = _write_on(spec, as_arrays(model), parameters, padded, np.int32(length), np.int32(end), key, *chosen)
     return np.asarray(written)[:, length:end]
 
 
@@ -61,21 +62,18 @@ def stream(
     prompt: Any,
     key: Array,
     *,
-    count: int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     at_once: int = 4,
+    **how: Any,
 ) -> Iterator[np.ndarray]:
-    """What `sample` gives, to the token, in pieces (batch, at_once) as they are written. Arguments and errors as there.
+    """What `sample` gives, to the token, in pieces (batch, at_once) as they are written; `how` and errors as there.
 
     What is remembered stays on the device from one piece to the next.
     """
-    padded, length, end, how = _prepared(model, spec, prompt, count, temperature, top_k, top_p)
+    padded, length, end, chosen = _prepared(model, spec, prompt, **how)
     carry = _read(spec, as_arrays(model), parameters, padded, np.int32(length))
     for start in range(length, end, at_once):
         stop = min(start + at_once, end)
-        carry = _write_some(spec, as_arrays(model), parameters, carry, np.int32(start), np.int32(stop), key, *how)
+        carry = _write_some(spec, as_arrays(model), parameters, carry, np.int32(start), np.int32(stop), key, *chosen)
         yield np.asarray(carry[0][:, start:stop])
 
 
@@ -83,10 +81,11 @@ def _prepared(
     model: GPT,
     spec: Spec,
     prompt: Any,
-    count: int | None,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    *,
+    count: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> tuple[np.ndarray, int, int, tuple]:
     """The prompts (batch, context), where they end, where writing does, and how tokens are chosen. Raises UserError."""
     prompt = np.asarray(prompt)

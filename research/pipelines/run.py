@@ -272,7 +272,7 @@ def compress(stage: Compress, number: int, context: Context) -> Outcome:
     if told is None:
         config = stage.compression(source)
         options = {"workdir": str(context.root), "config_file": context.config_file, "command": context.command}
-        told = compression.make(config, **options)
+        told = compression.compress(config, **options)
     else:
         display.show_done(display.console(), Path(told["folder"]))
     rows = sorted(told["rows"][1:], key=lambda row: row[stage.least])

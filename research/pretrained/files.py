@@ -8,7 +8,6 @@ import json
 import math
 import os
 import secrets
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.errors import UserError, did_you_mean
-from research.jsonl import explained, sync, write_json
+from research.jsonl import explained, new_folder, sync, write_json
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 SUFFIXES = (".safetensors", ".npz")
@@ -213,22 +212,10 @@ def write_file(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[
 
 def write_folder(path: Path, tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any] | None) -> None:
     """Writes model.safetensors and config.json to a new folder, both or neither. Raises UserError if it is there."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: exists already; give the path of a new folder")
-    beside = _beside(path)
-    with explained(f"write {path}"):
-        try:
-            beside.mkdir(parents=True)
-            _write(beside / WEIGHTS, ".safetensors", tensors)
-            if settings is not None:
-                write_json(beside / CONFIG, settings)
-            sync(beside)
-            if path.exists():
-                path.rmdir()
-            os.rename(beside, path)
-            sync(path.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    with new_folder(path) as beside, explained(f"write {path}"):
+        _write(beside / WEIGHTS, ".safetensors", tensors)
+        if settings is not None:
+            write_json(beside / CONFIG, settings)
 
 
 def _beside(path: Path) -> Path:

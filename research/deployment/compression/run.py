@@ -19,7 +19,7 @@ import dataclasses
 import io
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,28 +46,10 @@ def compress(
     command: Sequence[str] = (),
     changes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Does `make`. Raises UserError also, with the table written, where no network keeps within the budget."""
-    options = {"workdir": workdir, "config_file": config_file, "command": command, "changes": changes}
-    told = make(config, **options)
-    if not any(row["within"] for row in told["rows"][1:]):
-        raise UserError(
-            f"budget: no network keeps within {100 * config.budget:.3g} points, so none is handed on; the table is in "
-            f"{told['folder']}"
-        )
-    return told
-
-
-def make(
-    config: Compression,
-    *,
-    workdir: str = "runs",
-    config_file: Path | None = None,
-    command: Sequence[str] = (),
-    changes: Sequence[str] = (),
-) -> dict[str, Any]:
     """Runs the methods of a compression, shows and returns what each came to, as compression.json holds it.
 
-    Raises UserError, before anything is computed, for a run that is not there and methods that do not apply.
+    Raises UserError, before anything is computed, for a run that is not there and methods that do not apply; of a
+    budget that none keeps within, `check_budget` does.
     """
     source = open_run(config.run)
     work = read_work(source)
@@ -103,6 +85,15 @@ def make(
     display.show_rows(console, told)
     display.show_end(console, kept.path)
     return {**told, "folder": str(kept.path)}
+
+
+def check_budget(told: Mapping[str, Any]) -> None:
+    """Raises UserError where no network that was made keeps within the budget."""
+    if not any(row["within"] for row in told["rows"][1:]):
+        raise UserError(
+            f"budget: no network keeps within {100 * told['budget']:.3g} points, so none is handed on; the table is in "
+            f"{told['folder']}"
+        )
 
 
 def open_run(path: str) -> folder.RunFolder:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from research.analysis.sweep_figures import COLOURS, MARKERS, QUIET, SIZE
+from research.analysis.drawing import COLOURS, MARKERS, QUIET, SIZE, new_figure, plainly
 from research.jsonl import explained, write_atomically
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CLASSES_DRAWN = 24
@@ -56,7 +55,7 @@ def save_figures(drawn: Mapping[str, "Figure"], folder: Path) -> list[Path]:
 
 def draw_reliability(judged: Mapping[str, Any]) -> "Figure":
     """How often the network is right, by how sure it is; a dot's size is the number of examples."""
-    figure, axes = _figure("Right, by how sure it is", "probability of what it says", "share that is right")
+    figure, axes = new_figure("Right, by how sure it is", "probability of what it says", "share that is right")
     filled = [each for each in judged["reliability"] if each["count"]]
     axes.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1, label="as sure as right")
     most = max(each["count"] for each in filled)
@@ -84,7 +83,7 @@ def draw_confusion(judged: Mapping[str, Any]) -> "Figure":
     names = [judged["classes"][i]["name"] for i in shown]
     whole = np.asarray(judged["confusion"])
     found = whole[np.ix_(shown, shown)]
-    figure, axes = _figure("What was taken for what", "taken for", "is", size=(SIZE[0], SIZE[1] + 0.8))
+    figure, axes = new_figure("What was taken for what", "taken for", "is", size=(SIZE[0], SIZE[1] + 0.8))
     mistakes = np.where(np.eye(len(found), dtype=bool), 0, found)
     shares = mistakes / np.maximum(whole[shown].sum(1, keepdims=True), 1)
     axes.imshow(np.ma.masked_equal(shares, 0), cmap="Oranges", vmin=0, vmax=max(shares.max() * 1.3, 0.1), aspect="auto")
@@ -109,7 +108,7 @@ def draw_classes(judged: Mapping[str, Any]) -> "Figure":
     """The share of each class that is right, with its interval, the worst on top."""
     rows = sorted((row for row in judged["classes"] if row["examples"]), key=lambda row: -row["recall"])
     rows = rows[-CLASSES_DRAWN:]
-    figure, axes = _figure("Right, by class", "share of the class that is right", "")
+    figure, axes = new_figure("Right, by class", "share of the class that is right", "")
     places = np.arange(len(rows))
     values = np.array([row["recall"] for row in rows])
     ends = [values - [row["low"] for row in rows], [row["high"] for row in rows] - values]
@@ -148,7 +147,7 @@ def draw_robustness(judged: Mapping[str, Any]) -> "Figure | None":
         axes.set_xticks(at)
         lows.append(bounds.min())
     for axes in panels:
-        _tidy(axes)
+        plainly(axes)
         axes.tick_params(labelsize=8)
         axes.set_ylim(max(0, min(lows) - 0.05), 1.02)
     for axes in panels[len(ways) :]:
@@ -162,21 +161,3 @@ def _classes_drawn(judged: Mapping[str, Any]) -> list[int]:
     """The places of the classes that a confusion matrix shows: all, or those that are told worst."""
     order = sorted(range(len(judged["classes"])), key=lambda i: judged["classes"][i]["f1"])
     return sorted(order[:CLASSES_DRAWN])
-
-
-def _figure(title: str, across: str, up: str, size: tuple[float, float] = SIZE) -> tuple["Figure", "Axes"]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=11, weight="bold")
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    _tidy(axes)
-    return figure, axes
-
-
-def _tidy(axes: "Axes") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from research.analysis import page, sweep_figures
 from research.analysis.answers import TOLERANCE, Answers, answers, importances, moves, scaling
 from research.analysis.networks import Network, in_words
+from research.analysis.shares import is_stretched
 from research.analysis.statistics import RESAMPLES, Interval, Scaling
 from research.analysis.sweeps import SweepFolder, is_seed, plain, read_sweep, short, si
 from research.analysis.words import about, at_place, caveats, gap, movement, p_value, sentence
@@ -218,7 +219,7 @@ def _caption_of_choices(found: Answers) -> str:
 
 def _caption_of_depth(found: Answers) -> str:
     scale = ""
-    if found.measure == "accuracy" and sweep_figures.is_stretched(found):
+    if found.measure == "accuracy" and is_stretched(found):
         scale = " The scale stretches towards 100 %: equal steps are equal ratios of errors."
     judged = max((each.examples for each in found.judged[found.measure].values()), default=1)
     by = f"{judged:,} test examples and of seeds" if judged > 1 else "seeds alone"

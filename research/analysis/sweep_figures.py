@@ -8,16 +8,31 @@ Each takes a sweep's folder, or what `answers` found in it. A series has one col
 depths, the deeper the warmer.
 """
 
-import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from research.analysis.answers import Answers, Series, answers, importances, moves, scaling
+from research.analysis.drawing import (
+    COLOURS,
+    QUIET,
+    SIZE,
+    above_nothing,
+    colour_of,
+    label_points,
+    legend,
+    line_style,
+    log_if_wide,
+    log_ticks,
+    new_figure,
+    plain_log,
+    plainly,
+)
 from research.analysis.networks import SWEPT, Network
+from research.analysis.shares import Shares
 from research.analysis.sweeps import is_seed, metrics_of, plain, read_sweep, short, si, swept_paths, trials_of
 from research.errors import UserError
 
@@ -26,25 +41,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#2b7bc4", "#e07a26", "#2f9e72", "#9a63c8", "#d1485f", "#7f8a1e", "#a8673f", "#5d7f92")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DEPTHS = ("#3f83d6", "#8a66c9", "#d0587a", "#e0852c")
 """From shallow to deep."""
-QUIET = "#8a8f98"
 TRIAL, BEST = "#9db8cf", "#0b6fb8"
-SIZE = (4.6, 3.5)
-"""Inches."""
 WIDE = (5.4, 4.4)
 """Of a figure with many lines."""
-WIDEST = 46
-"""Characters of a title in one line."""
 PANELS = 6
 """Fields that are drawn, at most."""
 LABELS = 40
 """Networks that are all labelled; of more, those on the front are."""
-SHARES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
-FINE = (*(0.05 * i for i in range(1, 18)), *(0.01 * i for i in range(86, 100)), 0.993, 0.996)
-"""Where fewer than three of these are in sight."""
 Found = Answers | Path | str
 
 
@@ -55,7 +60,7 @@ def draw_depth(folder: Found) -> "Figure":
     """
     found = _answers(folder)
     figure, axes = _figure(f"Test {found.sweep.judged_by} by depth", "depth", f"test {found.sweep.judged_by}")
-    shares = _Shares(axes, found)
+    shares = Shares(axes, found)
     handles = []
     for i, series in enumerate(found.series):
         aside = 1.025 ** (i - (len(found.series) - 1) / 2)  # so that intervals do not hide each other
@@ -63,7 +68,7 @@ def draw_depth(folder: Found) -> "Figure":
         intervals = [found.interval(network) for network in series.by_depth]
         for depth, network in zip(depths, series.by_depth, strict=True):
             seeds = network.figures[f"test.{found.measure}"]
-            shares.scatter([depth] * len(seeds), seeds, s=7, color=_colour(i), alpha=0.45, linewidths=0)
+            shares.scatter([depth] * len(seeds), seeds, s=7, color=colour_of(i), alpha=0.45, linewidths=0)
         handles.append(shares.intervals(depths, intervals, i, label=series.name or "95 % interval"))
         if series.finding != "too thin":
             _ring(axes, depths[series.by_depth.index(series.enough)], shares.at(found.interval(series.enough).value), i)
@@ -75,7 +80,7 @@ def draw_depth(folder: Found) -> "Figure":
     if any(series.finding != "too thin" for series in found.series):
         ring = {"markerfacecolor": "none", "markeredgecolor": QUIET, "linestyle": "none", "markersize": 10}
         axes.plot([], [], "o", **ring, label="least depth as good as best")
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -140,7 +145,7 @@ def draw_strengths(folder: Found) -> "Figure | None":
         axes.set_xticks(range(len(tried)), [_numbers(name) for name, _ in tried])
         axes.set_xlim(-0.4, len(tried) - 0.6)
         axes.set_xlabel(short(path, [each for each, _ in swept]), fontsize=9)
-        _plainly(axes)
+        plainly(axes)
         axes.tick_params(labelsize=8)
         if found.measure == "accuracy":
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g} %")
@@ -199,7 +204,7 @@ def draw_moves(folder: Found) -> "Figure | None":
         best = np.array([series.best.depth for _, series in line.points])
         ends = [(b - s.open[0].depth, s.open[-1].depth - b) for b, (_, s) in zip(best, line.points, strict=True)]
         label = line.name or "best by validation"
-        axes.errorbar(numbers * aside, best, np.array(ends).T, **_style(i), label=label)
+        axes.errorbar(numbers * aside, best, np.array(ends).T, **line_style(i), label=label)
     values = sorted({number for line in lines for number, _ in line.points})
     if values[0] > 0 and values[-1] >= 4 * values[0]:
         axes.set_xscale("log")
@@ -211,7 +216,7 @@ def draw_moves(folder: Found) -> "Figure | None":
     axes.set_yticks(depths, [str(depth) for depth in depths])
     axes.set_yticks([], minor=True)
     axes.margins(0.12)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -227,13 +232,13 @@ def draw_choices(folder: Found) -> "Figure":
     title = f"Test {found.measure} by {axis.name}"
     figure, axes = _figure(title, axis.path, f"test {found.measure}")
     figure.set_size_inches(*WIDE)
-    shares, ratio = _Shares(axes, found), max(place.at for place in axis.places) / axis.places[0].at
+    shares, ratio = Shares(axes, found), max(place.at for place in axis.places) / axis.places[0].at
     aside = ratio ** (0.12 / (len(axis.places) * len(axis.choices)))  # so that intervals do not hide each other
     for i, choice in enumerate(axis.choices):
         at = np.array([*choice.networks]) * aside ** (2 * i - (len(axis.choices) - 1))
         for x, network in zip(at, choice.networks.values(), strict=True):
             seeds = network.figures[f"test.{found.measure}"]
-            shares.scatter([x] * len(seeds), seeds, s=6, color=_colour(i), alpha=0.3, linewidths=0)
+            shares.scatter([x] * len(seeds), seeds, s=6, color=colour_of(i), alpha=0.3, linewidths=0)
         intervals = [found.interval(network) for network in choice.networks.values()]
         shares.intervals(at, intervals, i, label=choice.name)
     values = [place.at for place in axis.places]
@@ -242,7 +247,7 @@ def draw_choices(folder: Found) -> "Figure":
     axes.set_xticks(values, [f"{value:,g}" for value in values])
     axes.set_xticks([], minor=True)
     shares.finish()
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -257,7 +262,7 @@ def draw_losses(folder: Found) -> "Figure":
         tested = [found.intervals["loss"][network.program] for network in series.by_depth]
         ends = in_unit(np.array([[each.value - each.low, each.high - each.value] for each in tested]).T)
         values = in_unit(np.array([each.value for each in tested]))
-        axes.errorbar(depths, values, _above_nothing(ends, values), **_style(i), label=series.name or "test")
+        axes.errorbar(depths, values, above_nothing(ends, values), **line_style(i), label=series.name or "test")
         drawn.append(values)
         training = [(network.depth, network.mean("train.loss")) for network in series.by_depth]
         training = [(depth, in_unit(loss)) for depth, loss in training if loss is not None]
@@ -265,14 +270,14 @@ def draw_losses(folder: Found) -> "Figure":
             has_training = True
             drawn.append(np.array(training)[:, 1])
             name = None if series.name else "training"
-            axes.plot(*zip(*training, strict=True), **_style(i, bare=True), linestyle="--", label=name)
+            axes.plot(*zip(*training, strict=True), **line_style(i, bare=True), linestyle="--", label=name)
     if any(series.name for series in found.series):
         axes.plot([], [], color=QUIET, label="test")
         if has_training:
             axes.plot([], [], color=QUIET, linestyle="--", label="training")
-    _log_if_wide(axes, np.concatenate(drawn))
+    log_if_wide(axes, np.concatenate(drawn))
     _depth_axis(axes, found)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -282,7 +287,7 @@ def draw_cost(folder: Found) -> "Figure":
     words = {"multiply_adds": "multiply-adds of an example", "parameters": "parameters"}
     judged_by = found.sweep.judged_by
     figure, axes = _figure(f"Test {judged_by} against cost", words[found.cost], f"test {judged_by}")
-    shares = _Shares(axes, found)
+    shares = Shares(axes, found)
     front = [(getattr(network, found.cost), found.interval(network).value) for network in found.front]
     if len(front) > 1:
         axes.step(*_at(shares, front), where="post", color=QUIET, linewidth=5, alpha=0.3, label="front", zorder=0)
@@ -299,9 +304,9 @@ def draw_cost(folder: Found) -> "Figure":
     axes.set_xscale("log")
     shares.finish()
     axes.margins(x=0.1)
-    _log_ticks(axes, si)
-    _legend(figure, axes)
-    _label_points(figure, axes, points)
+    log_ticks(axes, si)
+    legend(figure, axes)
+    label_points(figure, axes, points)
     return figure
 
 
@@ -336,7 +341,7 @@ def draw_values(folder: Found, path: str, series: Series | None = None) -> "Figu
     series = _leading(found, series)
     title = _title(found, f"by {short(path, [path])}")
     figure, axes = _figure(title, path, f"validation {found.sweep.judged_by}", series)
-    shares, rows = _Shares(axes, found), {}
+    shares, rows = Shares(axes, found), {}
     for row in found.sweep.rows:
         if row["stage"] == "search" and path in row["values"]:
             rows.setdefault(row["program"], {}).setdefault(row["values"][path], []).append(row["validation"])
@@ -352,9 +357,9 @@ def draw_values(folder: Found, path: str, series: Series | None = None) -> "Figu
     values = [value for each in rows.values() for value in each]
     if values and min(values) > 0 and max(values) / min(values) >= 8:
         axes.set_xscale("log")
-        _log_ticks(axes, "{:g}".format)
+        log_ticks(axes, "{:g}".format)
     shares.finish()
-    _legend(figure, axes, "depth " if series else "")
+    legend(figure, axes, "depth " if series else "")
     return figure
 
 
@@ -372,7 +377,7 @@ def draw_curves(folder: Found, series: Series | None = None) -> "Figure | None":
         return None
     judged_by = found.sweep.judged_by
     figure, axes = _figure(f"Validation {judged_by} by step", "step", f"validation {judged_by}", series)
-    shares = _Shares(axes, found)
+    shares = Shares(axes, found)
     for i, (network, colour, name) in enumerate(lines):
         steps: dict[int, list[float]] = {}
         for trial in network.trials:
@@ -386,7 +391,7 @@ def draw_curves(folder: Found, series: Series | None = None) -> "Figure | None":
         ends = [shares.at(v.min()) for v in values], [shares.at(v.max()) for v in values]
         axes.fill_between(sorted(steps), *ends, color=colour, alpha=0.18, linewidth=0)
     shares.finish()
-    _legend(figure, axes, "depth " if series else "")
+    legend(figure, axes, "depth " if series else "")
     return figure
 
 
@@ -407,16 +412,16 @@ def draw_scaling(folder: Found, series: Series | None = None) -> "Figure | None"
     ends = in_unit(np.array([[each.value - each.low, each.high - each.value] for each in intervals]).T)
     index = found.series.index(series)
     axes.errorbar(
-        sizes, values, _above_nothing(ends, values), **_style(index, bare=True), linestyle="none", label="a network"
+        sizes, values, above_nothing(ends, values), **line_style(index, bare=True), linestyle="none", label="a network"
     )
     along = np.geomspace(sizes.min(), sizes.max(), 60)
     line, low, high = (in_unit(each) for each in curve.at(along))
     axes.plot(along, line, color=QUIET, linewidth=1.4, label="power law with a floor")
     axes.fill_between(along, low, high, color=QUIET, alpha=0.2, linewidth=0)
     axes.set(xscale="log", yscale="log", ylim=(values.min() / 1.8, values.max() * 1.8))
-    _log_ticks(axes, si)
-    _plain_log(axes)
-    _legend(figure, axes)
+    log_ticks(axes, si)
+    plain_log(axes)
+    legend(figure, axes)
     return figure
 
 
@@ -483,25 +488,7 @@ def _answers(folder: Found) -> Answers:
 
 
 def _figure(title: str, x: str, y: str, series: Series | None = None) -> tuple["Figure", "Axes"]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.subplots()
-    named = f"{title}, {series.name}" if series is not None and series.name else title
-    named = named.replace(", ", ",\n", 1) if len(named) > WIDEST else named
-    axes.set_title(named, loc="left", fontsize=10.5, fontweight="bold")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    _plainly(axes)
-    return figure, axes
-
-
-def _plainly(axes: "Axes") -> None:
-    """Quiet lines, and no more than are needed."""
-    axes.grid(color=QUIET, alpha=0.22, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
+    return new_figure(f"{title}, {series.name}" if series is not None and series.name else title, x, y)
 
 
 def _title(found: Answers, rest: str) -> str:
@@ -514,89 +501,8 @@ def _short_loss(found: Answers) -> str:
     return "bits" if found.sweep.token else "loss"
 
 
-def is_stretched(found: Answers) -> bool:
-    """Whether accuracies span so much that their errors are drawn on a logarithmic scale."""
-    errors = np.array([1 - found.interval(network).value for network in found.networks])
-    return found.measure == "accuracy" and errors.max() > 6 * np.clip(errors.min(), 1e-4, 0.02)
-
-
-class _Shares:
-    """The vertical axis of a figure that networks are judged by.
-
-    Accuracies that span much are drawn by their errors, each tenfold as high as the next, so that 98 and 99 % are told
-    apart where there is a 50 % as well; the ticks are accuracies. Losses that span much are on a logarithmic scale.
-    """
-
-    def __init__(self, axes: "Axes", found: Answers):
-        self.axes, self.is_loss, self.is_wide = axes, found.measure == "loss", is_stretched(found)
-        self._in_unit = found.sweep.in_unit
-        examples = max((judged.examples for judged in found.judged[found.measure].values()), default=1)
-        self.least = 1 / examples if examples > 1 else 1e-3
-        """The smallest error there is but none, which stands at half of it."""
-        self._seen: list[float] = []
-
-    def at(self, value: float) -> float:
-        """Where a value stands on the axis."""
-        value = self._in_unit(value) if self.is_loss else value
-        self._seen.append(float(value))
-        if self.is_loss:
-            return float(value)
-        return -float(np.log10(max(1 - value, self.least / 2))) if self.is_wide else 100 * float(value)
-
-    def scatter(self, x: Sequence[float], values: Iterable[float], **style: Any) -> None:
-        """Points."""
-        self.axes.scatter(x, [self.at(value) for value in values], **style)
-
-    def intervals(self, x: Sequence[float], intervals: Sequence[Any], index: int, label: str, bare: bool = False):
-        """Values with their intervals, joined by a line unless `bare`."""
-        ends = [(self.at(each.low), self.at(each.high)) for each in intervals]
-        del self._seen[-2 * len(ends) :]  # intervals may run off the axis, values may not
-        values = [self.at(each.value) for each in intervals]
-        low, high = np.array([[v - a, b - v] for v, (a, b) in zip(values, ends, strict=True)]).T
-        if self.is_loss:
-            low, high = _above_nothing(np.array([low, high]), np.array(values))
-        style = _style(index, bare=bare) | ({"linestyle": "none"} if bare else {})
-        return self.axes.errorbar(x, values, (low, high), **style, label=label)
-
-    def finish(self) -> None:
-        """Ticks and limits, once all is drawn."""
-        seen = np.array(self._seen)
-        if self.is_loss:
-            _log_if_wide(self.axes, seen)
-            return
-        low, high = self.axes.get_ylim()
-        if not self.is_wide:
-            self.axes.set_ylim(max(low, 0), min(high, 100.3))
-            self.axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g} %")
-            return
-        # A third of the least error, and half as much again as the largest, are as far as it goes
-        most = -np.log10(np.clip((1 - seen.max()) / 3, self.least / 2, 1)) + 0.05
-        self.axes.set_ylim(max(low, -np.log10(min(1.5 * (1 - seen.min()), 1)), 0), min(high, most))
-        low, high = self.axes.get_ylim()
-        shares = [0, *(share for share in SHARES if 1 - share >= self.least), 1]
-        ticks = [share for share in shares if low <= self.at(share) <= high]
-        if len(ticks) < 3:
-            steps = [share for share in FINE if 1 - share >= self.least and low <= self.at(share) <= high]
-            ticks = steps[:: max(1, -(-len(steps) // 6))] or ticks
-        self.axes.set_yticks([self.at(share) for share in ticks], [f"{100 * share:.4g} %" for share in ticks])
-
-
-def _at(shares: _Shares, points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def _at(shares: Shares, points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [shares.at(y) for _, y in points]
-
-
-def _above_nothing(ends: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Lengths of error bars (2, points) of losses: one that reaches 0 leaves a logarithmic axis at its lower end."""
-    return np.stack([np.minimum(ends[0], (1 - 1e-6) * np.abs(values)), ends[1]])
-
-
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
-
-
-def _style(index: int, bare: bool = False) -> dict[str, Any]:
-    about = {"color": _colour(index), "marker": MARKERS[index % len(MARKERS)], "markersize": 5.5, "linewidth": 1.5}
-    return about if bare else about | {"capsize": 2.5, "elinewidth": 1.1}
 
 
 def _leading(found: Answers, series: Series | None) -> Series | None:
@@ -607,7 +513,7 @@ def _leading(found: Answers, series: Series | None) -> Series | None:
 def _lines(found: Answers, series: Series | None) -> list[tuple[Network, Any, str]]:
     """Networks with their colours and names: those of a series by depth, or all of them."""
     if series is None:
-        return [(network, _colour(i), _cut(network.variant, 34)) for i, network in enumerate(found.networks)]
+        return [(network, colour_of(i), _cut(network.variant, 34)) for i, network in enumerate(found.networks)]
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
     colours = LinearSegmentedColormap.from_list("depths", DEPTHS)
@@ -621,7 +527,9 @@ def _line(index: int, series: Series | None) -> str:
 
 
 def _ring(axes: "Axes", x: float, y: float, index: int) -> None:
-    axes.plot([x], [y], "o", markersize=12, markerfacecolor="none", markeredgecolor=_colour(index), markeredgewidth=1.4)
+    axes.plot(
+        [x], [y], "o", markersize=12, markerfacecolor="none", markeredgecolor=colour_of(index), markeredgewidth=1.4
+    )
 
 
 def _depth_axis(axes: "Axes", found: Answers) -> None:
@@ -647,73 +555,3 @@ def _shade_uncovered(axes: "Axes", found: Answers, covers: int) -> None:
     axes.axvspan(left, np.sqrt(below * covers), color=QUIET, alpha=0.13, linewidth=0, zorder=0)
     axes.set_xlim(left=left)
     axes.fill_between([], [], [], color=QUIET, alpha=0.2, linewidth=0, label="sees a part of the input")
-
-
-def _log_if_wide(axes: "Axes", losses: np.ndarray) -> None:
-    """A logarithmic axis for losses that span much; what is far below all of them runs off it."""
-    losses = losses[np.isfinite(losses) & (losses > 0)]
-    if len(losses) and losses.max() / losses.min() > 8:
-        axes.set_yscale("log")
-        axes.set_ylim(losses.min() / 1.8, losses.max() * 1.8)
-        _plain_log(axes)
-    elif not len(losses) or losses.max() > 1.5 * losses.min():  # else nothing could be told apart
-        axes.set_ylim(bottom=0)
-
-
-def _plain_log(axes: "Axes") -> None:
-    """Labels of a logarithmic axis as plain numbers."""
-    from matplotlib.ticker import LogLocator
-
-    low, high = axes.get_ylim()
-    few = high / low < 60
-    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_formatter(lambda *_: "")
-
-
-def _legend(figure: "Figure", axes: "Axes", title: str = "") -> None:
-    """Below the axes, where nothing is in its way."""
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles or (len(handles) < 2 and not title):
-        return
-    if title:
-        labels = [f"{title}{labels[0]}", *labels[1:]]
-    length = max(map(len, labels))
-    columns = max(1, min(len(labels), 75 // (length + 5)))
-    tight = {"handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 1.2}
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=8, ncols=columns, **tight)
-
-
-def _log_ticks(axes: "Axes", form: Callable[[float], str]) -> None:
-    """Labels at 1, 2 and 5 of each decade where there are few decades."""
-    from matplotlib.ticker import LogLocator
-
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high / low < 200 else (1,), numticks=12))
-    axes.xaxis.set_major_formatter(lambda value, _: form(value))
-    axes.xaxis.set_minor_formatter(lambda *_: "")
-
-
-def _label_points(figure: "Figure", axes: "Axes", points: Sequence[tuple[float, float, str, int]]) -> None:
-    """Writes beside points what they are, where there is room."""
-    figure.draw_without_rendering()
-    unit = figure.dpi / 72
-    places = axes.transData.transform([(x, y) for x, y, _, _ in points])
-    taken = [(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit) for x, y in places]
-    for (x, y), (at_x, at_y, text, index) in zip(places, points, strict=True):
-        width, height = 5.2 * len(text) * unit, 8 * unit
-        for dx, dy in itertools.chain(((8, 0), (-8, 0), (8, 7), (8, -7), (-8, 7), (-8, -7), (0, 11), (0, -11))):
-            left = x + dx * unit + (0 if dx > 0 else -width if dx < 0 else -width / 2)
-            box = (left, y + dy * unit - height / 2, left + width, y + dy * unit + height / 2)
-            if not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                side = "left" if dx > 0 else "right" if dx < 0 else "center"
-                axes.annotate(
-                    text, (at_x, at_y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8,
-                    color=_colour(index),
-                )  # fmt: skip
-                break
-
-
-def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from research.analysis.sweep_figures import COLOURS, MARKERS, QUIET
+from research.analysis.drawing import COLOURS, MARKERS, QUIET
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

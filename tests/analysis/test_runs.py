@@ -190,11 +190,8 @@ def test_analysis_knows_run_folders_and_no_other_room():
     rooms = {
         "research",
         "research.analysis",
-        *(
-            f"research.analysis.{name}"
-            for name in ("figures", "runs", "sweeps", "choices", "networks", "answers", "statistics")
-        ),
-        *(f"research.analysis.{name}" for name in ("sweep_figures", "tables", "words")),
+        *(f"research.analysis.{name}" for name in ("runs", "sweeps", "networks", "statistics", "answers", "choices")),
+        *(f"research.analysis.{name}" for name in ("words", "tables", "drawing", "shares", "figures", "sweep_figures")),
         "research.errors",
         "research.jsonl",
     }

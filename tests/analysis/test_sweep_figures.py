@@ -16,7 +16,8 @@ from research.analysis import (
     draw_variants,
 )
 from research.analysis.answers import answers
-from research.analysis.sweep_figures import COLOURS, is_stretched
+from research.analysis.drawing import COLOURS
+from research.analysis.shares import is_stretched
 from research.analysis.sweeps import read_sweep
 from research.errors import UserError
 

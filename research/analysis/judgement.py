@@ -79,7 +79,7 @@ def judge(
     for row in present:
         figures[f"class/{row['name']}/accuracy"] = row["recall"]
         intervals[f"class/{row['name']}/accuracy"] = (row["recall"], row["low"], row["high"])
-    figures_of_changes, intervals_of_changes = _robustness(changed or {}, right, labels)
+    figures_of_changes, intervals_of_changes = _robustness(changed or {}, labels)
     return {
         "figures": figures | figures_of_changes,
         "intervals": {name: list(found)[1:3] for name, found in (intervals | intervals_of_changes).items()},
@@ -139,7 +139,7 @@ def interval_of_ratio(totals: np.ndarray, counts: np.ndarray) -> list[float]:
     return [float(low), float(high)]
 
 
-def _robustness(changed: Mapping[str, np.ndarray], right: np.ndarray, labels: np.ndarray):
+def _robustness(changed: Mapping[str, np.ndarray], labels: np.ndarray):
     """Figures and intervals of examples made harder, and the mean and the least of their accuracies."""
     figures: dict[str, float] = {}
     intervals: dict[str, Any] = {}

@@ -25,7 +25,7 @@ def write_card(program: Program, run: RunFolder, told: Mapping[str, Any]) -> str
         "## Use\n\n" + _use(program, told),
         "## Data\n\n" + _data(config, described, program),
         "## How good it is\n\n" + _metrics(run, told),
-        "## Limits\n\n" + _limits(data, config),
+        "## Limits\n\n" + _limits(data),
         "## Made again by\n\n" + _again(environment),
         "## What was checked\n\n" + _checked(told),
     ]
@@ -97,7 +97,7 @@ def _metrics(run: RunFolder, told: Mapping[str, Any]) -> str:
     return f"On the {told['examples']:,} examples of the test split, which were not trained on:\n\n" + "\n".join(table)
 
 
-def _limits(data: Any, config: Mapping[str, Any]) -> str:
+def _limits(data: Any) -> str:
     lines = ["- It was judged on the test split of its own data alone; on data of another kind it may be worse."]
     if data.spec.tokens != data.spec.classes:
         lines.append("- It tells its classes apart and nothing else: whatever it is given, it calls one of them.")

@@ -59,10 +59,10 @@ def explanation_page(
         _neighbours(told, raw, near, kind, maximum),
         "<section><h2>What its layers are good for, and whether maps can be trusted</h2></section>"
         f"<section class=figures>{figure('removal', _caption_of_removal(told))}"
-        f"{figure('sanity', _caption_of_sanity(told))}</section>",
+        f"{figure('sanity', _caption_of_sanity())}</section>",
         _looks(figure("kernels", _caption_of_kernels(), wide=True)),
         _removal(told),
-        _method(told),
+        _method(),
     ]
     return page.page(f"{told['name']}: explanation", "\n".join(filter(None, parts)))
 
@@ -172,7 +172,7 @@ def _caption_of_removal(told: Mapping[str, Any]) -> str:
     return " ".join([*said, "Nothing was trained again; intervals are of the paired difference."])
 
 
-def _caption_of_sanity(told: Mapping[str, Any]) -> str:
+def _caption_of_sanity() -> str:
     return "Near 0, a map is about what was learned. Dashed: without signs, which follows the input in any network."
 
 
@@ -203,7 +203,7 @@ def _removal(told: Mapping[str, Any]) -> str:
     return f"<section><h2>Layer by layer</h2>{page.table('removal', titles, rows)}</section>"
 
 
-def _method(told: Mapping[str, Any]) -> str:
+def _method() -> str:
     paragraphs = [
         "Each map is about the logit of the class that the network names. Of numbers the baseline, which stands for "
         "nothing being there, is the background of pictures or else the training mean; of tokens, no vector.",

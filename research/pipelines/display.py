@@ -29,7 +29,7 @@ def show_plan(console: Console, stages: Sequence[Mapping[str, Any]], changes: Se
     console.print(table)
 
 
-def show_attempt(console: Console, stage: str, kind: str, number: int, changes: Sequence[str]) -> None:
+def show_attempt(console: Console, stage: str, number: int, changes: Sequence[str]) -> None:
     """That a stage begins, or begins again with something changed."""
     console.print()
     told = f": {changes[-1]}" if changes else ""

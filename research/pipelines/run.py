@@ -156,7 +156,7 @@ def _run_stage(stage: Stage, context: Context, row: dict[str, Any], keep: Callab
     console = display.console()
     for number in range(1 + len(getattr(stage, "otherwise", ()))):
         changes = [str(each) for each in getattr(stage, "otherwise", ())[:number]]
-        display.show_attempt(console, stage.name, type(stage).__name__, number, changes)
+        display.show_attempt(console, stage.name, number, changes)
         begun = time.perf_counter()
         outcome = RUN[type(stage)](stage, number, context)
         found = FIGURES[type(stage)](stage, outcome)

@@ -6,12 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import launch
 from research.analysis.pipeline_page import page, sentence
 from research.config import ConfigError, from_json, to_json, validate
-from research.data import Digits
+from research.data import Arrays, Digits
 from research.errors import UserError
 from research.models import MLP
 from research.parameters import full, linear_probe
@@ -112,6 +113,22 @@ def test_a_run_that_cannot_be_read_is_run_again(told, counted):
     finally:
         file.write_bytes(whole)
     assert counted == ["second"]
+
+
+def test_a_stage_is_run_again_when_its_data_has_changed(tmp_path, counted):
+    random, file = np.random.default_rng(0), tmp_path / "examples.npz"
+
+    def write(scale):
+        np.savez(file, inputs=(scale * random.normal(size=(60, 4))).astype(np.float32), labels=np.arange(60) % 3)
+
+    experiment = dataclasses.replace(BEGIN, data=Arrays(path=str(file)), duration=steps(2), batch_size=8)
+    pipeline, workdir = Pipeline(only=Train(experiment), name="arrays"), str(tmp_path / "runs")
+    write(1)
+    first = module.run(pipeline, workdir=workdir)
+    write(2)
+    second = module.run(pipeline, workdir=workdir)
+    assert counted == ["only", "only"]
+    assert attempts(first, "only")[0]["folder"] != attempts(second, "only")[0]["folder"]
 
 
 def test_an_interrupted_stage_goes_on(told, counted, tmp_path, monkeypatch):

@@ -192,7 +192,7 @@ def answers(sweep: SweepFolder) -> Answers:
         best=best,
         compared=compared,
         chances={program: float(chances[column]) for program, column in own.columns.items()},
-        smallest=min(_as_good(rivals, compared), key=lambda n: (n.parameters, n.multiply_adds)),
+        smallest=_smallest(rivals, compared, next(each for each in series if best in each.networks)),
         front=pareto(rivals, cost, lambda n: sweep.sign * intervals[sweep.measure][n.program].value),
         cost=cost,
         series=sorted(series, key=lambda each: best not in each.networks),
@@ -248,6 +248,13 @@ def _level(judged: Judged, best: Network) -> float:
 def _as_good(networks: Sequence[Network], compared: dict[int, Compared]) -> list[Network]:
     """Those that are as good as the best as far as can be told, the best itself among them."""
     return [n for n in networks if n.program not in compared or compared[n.program].is_as_good]
+
+
+def _smallest(networks: Sequence[Network], compared: dict[int, Compared], series: Series) -> Network:
+    """The smallest that is as good as the best, and is not told to be worse among the fewer of the best one's series."""
+    worse = {program for program, told in series.compared.items() if told.is_worse}
+    left = [network for network in _as_good(networks, compared) if network.program not in worse]
+    return min(left, key=lambda network: (network.parameters, network.multiply_adds))
 
 
 def pareto(networks: Sequence[Network], cost: str, merit: Callable[[Network], float]) -> list[Network]:

@@ -358,6 +358,8 @@ def draw_values(folder: Found, path: str, series: Series | None = None) -> "Figu
     if values and min(values) > 0 and max(values) / min(values) >= 8:
         axes.set_xscale("log")
         log_ticks(axes, "{:g}".format)
+    else:
+        axes.locator_params(axis="x", nbins=5)
     shares.finish()
     legend(figure, axes, "depth " if series else "")
     return figure

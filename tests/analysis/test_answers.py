@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from research.analysis import load_networks, verdict
-from research.analysis.answers import Compared, answers, importances, moves, pareto, scaling
+from research.analysis.answers import Compared, _smallest, answers, importances, moves, pareto, scaling
 from research.analysis.statistics import holm
 from research.analysis.sweeps import read_sweep
 from research.analysis.words import about, caveats, movement, sentence
@@ -31,6 +31,14 @@ def test_depth_is_enough_where_a_feature_sees_all_of_the_input(world):
     assert told.startswith("Depth 5 (convolutions 4) is ")
     assert "only from depth 5 on does a feature see all of the 8 × 8 input" in told
     assert "degradation" not in told and "overfitting" not in told
+
+
+def test_the_smallest_is_none_that_the_fewer_networks_of_its_series_tell_to_be_worse(world):
+    found = found_in(world.sweep(world.by_field()))
+    (series,) = found.series
+    lax = {program: told._replace(is_worse=False, is_as_good=True) for program, told in found.compared.items()}
+    assert _smallest(found.networks, lax, series).depth == 5
+    assert _smallest(found.networks, lax, series._replace(compared=lax)).depth == min(n.depth for n in found.networks)
 
 
 def test_a_receptive_field_that_always_covers_the_input_is_no_reason(world):

@@ -251,7 +251,7 @@ def _as_good(networks: Sequence[Network], compared: dict[int, Compared]) -> list
 
 
 def _smallest(networks: Sequence[Network], compared: dict[int, Compared], series: Series) -> Network:
-    """The smallest that is as good as the best, and is not told to be worse among the fewer of the best one's series."""
+    """The smallest that is as good as the best, and is not told to be worse among the fewer of that one's series."""
     worse = {program for program, told in series.compared.items() if told.is_worse}
     left = [network for network in _as_good(networks, compared) if network.program not in worse]
     return min(left, key=lambda network: (network.parameters, network.multiply_adds))

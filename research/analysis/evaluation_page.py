@@ -76,9 +76,10 @@ def sentence(judged: Mapping[str, Any]) -> tuple[str, str]:
     worst = min(present, key=lambda row: row["recall"])
     told = (
         f"The worst class is {worst['name']}, {percent(worst['recall'])} right (interval {percent(worst['low'])} to "
-        f"{percent(worst['high'])}, of {worst['examples']:,}). {calibrated(judged)}"
+        f"{percent(worst['high'])}, of {worst['examples']:,}). "
     )
-    return first, f"{told} {_bends(judged)}".strip()
+    told = told if worst["recall"] < 1 else ""  # there is none
+    return first, f"{told}{calibrated(judged)} {_bends(judged)}".strip()
 
 
 def calibrated(judged: Mapping[str, Any]) -> str:

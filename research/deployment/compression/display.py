@@ -96,9 +96,11 @@ def show_rows(to: Console, told: Mapping[str, Any]) -> None:
 
 def note(told: Mapping[str, Any]) -> str:
     """What the columns mean."""
+    gzipped = size_of(told["rows"][0]["told"]["bytes gzipped"])
     return (
-        "Files are the arrays as safetensors, gzipped but for the original; multiply-adds and FLOPs are those of one "
-        f"example; times are medians for {told['batch']} examples, all taking turns. What is lost is in points."
+        f"Files are the arrays as safetensors, gzipped but for the original, which would then have {gzipped}; "
+        "multiply-adds and FLOPs are those of one example; times are medians for "
+        f"{told['batch']} examples, all taking turns. What is lost is in points."
     )
 
 

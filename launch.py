@@ -59,11 +59,17 @@ def main(command: Sequence[str]) -> int:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """Ctrl-C as Python has it, but not in JAX's callback of garbage collection, where it would be printed and lost."""
-    if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
-        threading.Timer(0.01, signal.raise_signal, (number,)).start()
-    else:
-        raise KeyboardInterrupt
+    """Ctrl-C as Python has it, but later where it would be lost.
+
+    That is in JAX's callback of garbage collection, and in the midst of an import: modules in C make an error of their
+    own of what interrupts them.
+    """
+    while frame is not None:
+        if frame.f_code.co_name in ("_xla_gc_callback", "_find_and_load"):
+            threading.Timer(0.02, signal.raise_signal, (number,)).start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _show_problems(error: UserError) -> None:

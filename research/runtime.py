@@ -2,8 +2,11 @@
 
 remember_programs()       # before jax is imported: what was compiled once is read from the disk
 use_all_cores()           # before jax computes: a device for each core, for trials that are laid over devices
+knows("xla_cpu_…")        # whether a flag of XLA's may be set
 """
 
+import importlib.util
+import mmap
 import os
 from pathlib import Path
 
@@ -40,3 +43,19 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores())
     except RuntimeError:  # a device is at work already
         return
+
+
+def knows(flag: str) -> bool:
+    """Whether the installed jaxlib has a flag of XLA's, by its name: one that it does not know ends the process.
+
+    The name is looked for in the library, for asking XLA would take a process that may end.
+    """
+    spec = importlib.util.find_spec("jaxlib")
+    folders = spec.submodule_search_locations if spec else None
+    libraries = [path for folder in folders or () for path in Path(folder).rglob("*.so") if path.stat().st_size]
+    return any(_holds(path, f"{flag}\0".encode()) for path in sorted(libraries, key=lambda path: -path.stat().st_size))
+
+
+def _holds(path: Path, wanted: bytes) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(wanted) >= 0

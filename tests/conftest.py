@@ -1,6 +1,6 @@
-"""What all tests share: a cache of compiled programs, and eight virtual devices where there is only a CPU.
+"""What all tests share: a cache of compiled programs, quick compilation, and eight devices where there is only a CPU.
 
-Both are settings of JAX's that must be in the environment before it is imported; programs that tests start inherit
+All are settings of JAX's that must be in the environment before it is imported; programs that tests start inherit
 them. The cache is in pytest's own (`pytest --cache-clear` empties it), or where FATHOM_CACHE says.
 """
 
@@ -10,14 +10,24 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from research import runtime
+
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 20_000
 CACHE = Path(os.environ.get("FATHOM_CACHE") or Path(__file__).parents[1] / ".pytest_cache") / "jax"
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Tests compile thousands of tiny programs and run each of them a few times: what XLA does to make programs fast would
+# be most of their time.
+FLAGS = {
+    "xla_force_host_platform_device_count": "8",
+    "xla_backend_optimization_level": "0",
+    "xla_cpu_use_fusion_emitters": "false",
+}
+given = os.environ.get("XLA_FLAGS", "")
+added = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given and runtime.knows(name)]
+os.environ["XLA_FLAGS"] = " ".join([*given.split(), *added])
 
 settings.register_profile("fathom", deadline=None)  # the first example of a test may compile
 settings.load_profile("fathom")
@@ -37,7 +47,7 @@ def memory_maps():
         jax.clear_caches()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def one_device() -> dict[str, str]:
     """For programs that a test starts: the environment of the tests, but with one device, as a user's CPU is."""
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]

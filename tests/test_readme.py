@@ -70,14 +70,13 @@ def checkout(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(checkout):
+def run(checkout, one_device):
     """Runs a command line in the checkout."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {
-        **os.environ,
+        **one_device,
         "PATH": path,
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "",
         "MNIST_DIR": str(checkout / "mnist"),
     }
 

@@ -4,7 +4,8 @@
     python launch.py --config experiments/finetune_digits.py
     python launch.py --config experiments/finetune_digits.py:hundred    from scratch and full, 100 labels, ten seeds
 
-Time: some minutes on two cores. Result: with 100 labels and ten seeds 93.1 % of the test digits right from scratch and
+Time: about seven minutes on two cores. Result: the cheapest that is as good as the best is the last block from 30
+labels on, and all of it with ten. With 100 labels and ten seeds 93.1 % of the test digits are right from scratch and
 96.9 % in full, each at its best of three learning rates.
 
 Of each strategy and number of labels the learning rate is chosen by validation, and judged on fresh seeds. The page

@@ -134,12 +134,13 @@ def _table(plan: SweepPlan, unfold: bool, rates: Rates | None, width: int) -> Ta
 
 def _names(plan: SweepPlan, width: int) -> tuple[list[str], list[list[str]]]:
     """What programs are distinguished by: titles of columns and each row's cells; one column where space is short."""
-    paths = list(dict.fromkeys(path for row in plan.rows for path in row.values))
+    shown = without_what_names_say([row.values for row in plan.rows])
+    paths = list(dict.fromkeys(path for values in shown for path in values))
     short = {path: _short(path, paths) for path in paths}
-    wide = [max(len(short[path]), *(len(row.values.get(path, "")) for row in plan.rows)) + 2 for path in paths]
-    if paths and sum(wide) <= width and all(len(row.values) == len(paths) for row in plan.rows):
-        return list(short.values()), [[row.values[path] for path in paths] for row in plan.rows]
-    told = [", ".join(f"{short[path]} {value}" for path, value in row.values.items()) for row in plan.rows]
+    wide = [max(len(short[path]), *(len(values.get(path, "")) for values in shown)) + 2 for path in paths]
+    if paths and sum(wide) <= width and all(len(values) == len(paths) for values in shown):
+        return list(short.values()), [[values[path] for path in paths] for values in shown]
+    told = [", ".join(f"{short[path]} {value}" for path, value in values.items()) for values in shown]
     return ["program"], [[text or "all of one"] for text in told]
 
 
@@ -284,6 +285,18 @@ def show_figure(value: float | None, measure: str, token: str = "") -> str:
     return f"{value / math.log(2):.3f} bits" if token else f"{value:.4f}"
 
 
+def without_what_names_say(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The fields of each program, without those that differ just where the experiment's `name` does."""
+    paths = dict.fromkeys(path for row in rows for path in row if path != "name")
+    said = {path for path in paths if all({"name", path} <= row.keys() for row in rows) and _say_the_same(rows, path)}
+    return [{path: value for path, value in row.items() if path not in said} for row in rows]
+
+
+def _say_the_same(rows: Sequence[Mapping[str, str]], path: str) -> bool:
+    pairs = {(row["name"], row[path]) for row in rows}
+    return len(pairs) == len({name for name, _ in pairs}) == len({value for _, value in pairs})
+
+
 def show_start(console: Console, folder: Path, *, done: int, trials: int) -> None:
     """Where the sweep is kept, and how much of it is done already."""
     console.print()
@@ -294,8 +307,9 @@ def show_start(console: Console, folder: Path, *, done: int, trials: int) -> Non
 
 def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """The best trial of each program and of all, its mean on fresh seeds where it was judged, and the verdict."""
-    paths = list(dict.fromkeys(path for program in summary["programs"] for path in program["values"]))
-    in_columns = paths and all(len(program["values"]) == len(paths) for program in summary["programs"])
+    shown = without_what_names_say([program["values"] for program in summary["programs"]])
+    paths = list(dict.fromkeys(path for values in shown for path in values))
+    in_columns = paths and all(len(values) == len(paths) for values in shown)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for title in [_short(path, paths) for path in paths] if in_columns else ["program"]:
         table.add_column(title, overflow="fold")
@@ -303,8 +317,8 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     measure, token = summary["select"].rpartition("/")[2], summary.get("token", "")
     for title in ("trials", "validation", "fresh seeds" if is_judged else "test", "best with"):
         table.add_column(title, justify="left" if title == "best with" else "right", overflow="fold")
-    for program in summary["programs"]:
-        best, values = program["best"], program["values"]
+    for program, values in zip(summary["programs"], shown, strict=True):
+        best = program["best"]
         told = ", ".join(f"{_short(path, paths)} {value}" for path, value in values.items()) or "all of one"
         names = list(values.values()) if in_columns else [told]
         bad = program["not finite"] + program["failed"]

@@ -14,7 +14,7 @@ from research.errors import UserError
 from research.inspection.roofline import Rates, least_seconds
 from research.models import MLP, ConvNet
 from research.sweeps import Sweep, chain, derived, grid, groups, log_uniform, product, repeat, trials
-from research.sweeps.display import as_csv, as_json, as_row, plain_values, show
+from research.sweeps.display import as_csv, as_json, as_row, plain_values, show, without_what_names_say
 from research.sweeps.plan import distinguishing, make_plan
 from research.training import SGD, AdamW, EarlyStopping, run
 
@@ -37,6 +37,15 @@ def shown(plan, width=80, **options) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What distinguishes programs
+
+
+def test_what_a_name_stands_for_is_left_out_beside_it():
+    rows = [{"name": name, "examples": n, "part": part} for name, part in (("a", "x"), ("b", "y")) for n in "12"]
+    assert without_what_names_say(rows) == [{"name": row["name"], "examples": row["examples"]} for row in rows]
+    rows[0]["part"] = "y"  # and where it stands for several things it is not
+    assert without_what_names_say(rows) == rows
+    without = [{"part": "x"}, {"name": "b", "part": "y"}]
+    assert without_what_names_say(without) == without
 
 
 def test_programs_are_distinguished_by_structure_and_not_by_leaves(base):

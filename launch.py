@@ -66,7 +66,7 @@ def _interrupt(number: int, frame: Any) -> None:
     """
     while frame is not None:
         if frame.f_code.co_name in ("_xla_gc_callback", "_find_and_load"):
-            threading.Timer(0.02, signal.raise_signal, (number,)).start()
+            threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, number)).start()
             return
         frame = frame.f_back
     raise KeyboardInterrupt
@@ -210,7 +210,7 @@ def _train_sweep(arguments: Arguments, command: Sequence[str], config: Any, path
 
 
 def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
-    from research.sweeps import display, expectation, plan
+    from research.sweeps import display, expectation, plain, plan
 
     if arguments.format == "html":
         raise UserError(f"--format html: {path} returns a Sweep, whose plan comes as a table, as json and as csv")
@@ -218,12 +218,12 @@ def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, pa
         raise UserError(f"--compile: {path} returns a Sweep; give it with an Experiment, such as one of its trials")
     found, rates = plan.make_plan(_named(config, path), config_file=path), _rates(arguments)
     if arguments.format == "csv":
-        print(display.as_csv(found, rates=rates), end="")
+        print(plain.as_csv(found, rates=rates), end="")
     else:
         expected = expectation.expect(found, found.trials, arguments.workdir)
         options = {"changes": changes, "rates": rates, "expected": expected}
         show = functools.partial(display.show, plan=found, unfold=arguments.unfold, **options)
-        _print(arguments, display.as_json(found, **options), show)
+        _print(arguments, plain.as_json(found, **options), show)
 
 
 def _run_pipeline(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> int:

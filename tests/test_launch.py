@@ -1,10 +1,13 @@
 """The one command, as a user meets it: what it says, what it starts, and what it refuses without leaving anything."""
 
 import csv
+import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -451,3 +454,16 @@ def test_a_run_is_trained_evaluated_and_trained_again_to_the_same_figures(folder
     assert (status, err) == (0, [])
     (again,) = {*(folder / "runs" / "exp").iterdir()} - {run}
     assert json.loads((again / "summary.json").read_text())["test"] == summary["test"]
+
+
+def test_an_interrupt_in_the_midst_of_an_import_waits_for_its_end(folder, monkeypatch):
+    (folder / "held.py").write_text("import signal\n\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n")
+    monkeypatch.syspath_prepend(folder)
+    before = signal.signal(signal.SIGINT, launch._interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            importlib.import_module("held")
+            time.sleep(30)  # it comes while this lasts
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sys.modules.pop("held").whole

@@ -180,6 +180,7 @@ def series_names(programs: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]
     Numbers of the model vary within a series, also those in a kind of model ("MLP(depth 2)"); all else, such as the
     kind of model, whether it is residual, or how much data there is, makes another series.
     """
+    programs = without_what_names_say(programs)
     paths = list(dict.fromkeys(path for values in programs for path in values))
     parts = [{path: _split(path, value) for path, value in values.items()} for values in programs]
     told = []
@@ -188,6 +189,22 @@ def series_names(programs: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]
         telling = [path for path in paths if len({each.get(path) for each in words}) > 1]
         told.append([_words(each, telling, paths) for each in words])
     return list(zip(*told, strict=True))
+
+
+def without_what_names_say(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The values that tell programs apart, without the parts that differ just where the experiment's `name` does.
+
+    Numbers stay: a name hardly says them.
+    """
+    paths = dict.fromkeys(path for row in rows for path in row if path != "name")
+    said = {path for path in paths if all({"name", path} <= row.keys() for row in rows) and _names_say(rows, path)}
+    return [{path: value for path, value in row.items() if path not in said} for row in rows]
+
+
+def _names_say(rows: Sequence[Mapping[str, str]], path: str) -> bool:
+    pairs = {(row["name"], row[path]) for row in rows}
+    names, values = map(set, zip(*pairs, strict=True))
+    return len(pairs) == len(names) == len(values) and not any(map(is_numeric, values))
 
 
 def _words(values: Mapping[str, str], telling: Sequence[str], paths: Sequence[str]) -> str:

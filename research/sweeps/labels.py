@@ -22,7 +22,7 @@ def labels(values: Sequence[Any], show: Callable[[Entry], str]) -> list[str]:
     found = []
     for value, label, own in zip(values, plain, fields, strict=True):
         alike = [other for other_label, other in zip(plain, fields, strict=True) if other_label == label]
-        told = [f"{path} {own[path]}" for path in _told(own, alike, value)]
+        told = [f"{path} {own[path]}" if own[path] else f"no {path}" for path in _told(own, alike, value)]
         found.append(f"{label}({', '.join(told)})" if told else label)
     return found
 

@@ -26,7 +26,7 @@ from research.commandline.loading import blaming_if_there
 from research.config import fingerprint, override
 from research.data.base import Loaded
 from research.errors import UserError
-from research.sweeps import display, fit, lanes
+from research.sweeps import display, fit, lanes, plain
 from research.sweeps.ledger import Ledger, read_decision, write_decision
 from research.sweeps.plan import Row, SweepPlan, extend
 from research.sweeps.search import pareto, repeats
@@ -404,7 +404,7 @@ def record(session: Session, rows: Sequence[dict[str, Any]], trials: Mapping[int
         trial = trials[row["trial"]]
         stage = "search" if trial.of is None else "judgement"
         about = {"stage": stage, "of": trial.of, "program": session.row(trial)[0]}
-        told.append(row | about | {"values": display.plain_values(trial)})
+        told.append(row | about | {"values": plain.values_of(trial)})
     session.ledger.record(told, examples)
 
 

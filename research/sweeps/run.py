@@ -29,7 +29,7 @@ from research.analysis.words import verdict
 from research.config import to_json
 from research.errors import UserError
 from research.jsonl import read_json, write_atomically
-from research.sweeps import batches, display, executors, rounds
+from research.sweeps import batches, display, executors, plain, rounds
 from research.sweeps.expectation import expect
 from research.sweeps.ledger import Ledger
 from research.sweeps.plan import SweepPlan, make_plan
@@ -115,7 +115,7 @@ def _mark(plan: SweepPlan) -> str:
     sweep = plan.sweep
     how = f"{sweep.judge} {sweep.halving}" if sweep.judge or sweep.halving else ""
     if sweep.search is not None:  # the trials are those of the first batch alone
-        how += f" {sweep.search} {sweep.goals} {sweep.cost} {display.space_lines(sweep)}"
+        how += f" {sweep.search} {sweep.goals} {sweep.cost} {plain.space_lines(sweep)}"
     return hashlib.sha256(("".join(trial.fingerprint for trial in plan.trials) + how).encode()).hexdigest()[:16]
 
 
@@ -149,7 +149,7 @@ def _write_plan(found: RunFolder, plan: SweepPlan, shelf: Shelf, mark: str) -> N
         {
             "fingerprint": mark,
             "sweep": _as_json(plan.sweep),
-            "plan": display.as_json(plan),
+            "plan": plain.as_json(plan),
             "data": {"shape": list(spec.shape), "classes": spec.classes},
         },
     )
@@ -218,7 +218,7 @@ def _front(plan: SweepPlan, done: dict[str, dict[str, Any]]) -> list[dict[str, A
         {
             "program": entry.program,
             "trial": entry.trial.index,
-            "values": display.plain_values(entry.trial),
+            "values": plain.values_of(entry.trial),
             "cost": plan.rows[entry.program].cost(plan.sweep.cost),
             "value": sign * entry.score,
         }

@@ -105,6 +105,7 @@ def test_the_page_stands_alone_and_says_what_the_figures_say(judged):
     assert page.count("data:image/png;base64,") >= len(judged["hardest"])
     assert all(name.replace("<owl>", "&lt;owl&gt;") in page for name in judged["figures"])
     assert f"{100 * judged['figures']['accuracy']:.1f} % of 300 test examples are right" in page
+    assert "The worst class is" in sentence(judged)[1]
 
 
 @pytest.mark.parametrize(
@@ -128,3 +129,4 @@ def test_without_mistakes_and_without_harder_examples_there_is_a_page_all_the_sa
     assert told["confidently_wrong"] == [] and told["figures"]["ece"] == 0
     assert evaluation_figures.draw_robustness(judged) is None
     assert "There is no mistake" in evaluation_page(judged) and "100.0 %" in sentence(judged)[0]
+    assert "worst class" not in sentence(judged)[1]

@@ -4,8 +4,23 @@ import json
 
 import pytest
 
-from research.analysis.networks import networks_of, series_names
+from research.analysis.networks import networks_of, series_names, without_what_names_say
 from research.analysis.sweeps import is_numeric, outcomes, read_sweep, si
+
+
+def test_what_a_name_stands_for_is_left_out_beside_it():
+    rows = [{"name": name, "examples": n, "part": part} for name, part in (("a", "x"), ("b", "y")) for n in "12"]
+    assert without_what_names_say(rows) == [{"name": row["name"], "examples": row["examples"]} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "pairs", [[("a", "x"), ("b", "y"), ("c", "y")], [("a", "x"), ("b", "y"), ("b", "z")], [("a", "1"), ("b", "2")]]
+)
+def test_what_it_does_not_say_stays(pairs):
+    rows = [{"name": name, "part": part} for name, part in pairs]
+    assert without_what_names_say(rows) == rows
+    unnamed = [{"part": "x"}, *rows]
+    assert without_what_names_say(unnamed) == unnamed
 
 
 @pytest.mark.parametrize(
@@ -14,6 +29,10 @@ from research.analysis.sweeps import is_numeric, outcomes, read_sweep, si
         (
             [{"model.convolutions": "1"}, {"model.convolutions": "2"}],
             [("", "convolutions 1"), ("", "convolutions 2")],
+        ),
+        (
+            [{"name": "all of it", "part": "Part(full)"}, {"name": "a part", "part": "Part(last 1)"}],
+            [("all of it", ""), ("a part", "")],
         ),
         (
             [{"model.depth": "1", "model.residual": "true"}, {"model.depth": "1", "model.residual": "false"}],

@@ -1,8 +1,11 @@
 """Values that stand side by side are told apart, in few words."""
 
+import dataclasses
+
 import pytest
 
 from research.parameters import (
+    LoRA,
     Partition,
     freeze,
     full,
@@ -40,6 +43,14 @@ def test_a_part_is_told_once_as_a_whole_or_by_its_fields():
     own = tuned(Partition(train("head/.*"), freeze(others())), "runs/b")
     assert "partition train('head/.*') freeze(others())" not in labels([own, tuned(full())], as_structure)[0]
     assert "partition linear_probe(new_head=False)" in labels([own, tuned(full())], as_structure)[0]
+
+
+def test_what_is_empty_is_told_as_missing():
+    adapted = Finetuning(partition=linear_probe(), adapters=(LoRA("head/kernel", rank=2),))
+    assert labels([tuned(linear_probe()), dataclasses.replace(adapted, source=Pretrained("runs/a"))], as_structure) == [
+        "Finetuning(no adapters)",
+        "Finetuning(adapters LoRA('head/kernel', rank=2))",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from research.errors import UserError
 from research.inspection.roofline import Rates, least_seconds
 from research.models import MLP, ConvNet
 from research.sweeps import Sweep, chain, derived, grid, groups, log_uniform, product, repeat, trials
-from research.sweeps.display import as_csv, as_json, as_row, plain_values, show, without_what_names_say
+from research.sweeps.display import show
+from research.sweeps.plain import as_csv, as_json, as_row, values_of
 from research.sweeps.plan import distinguishing, make_plan
 from research.training import SGD, AdamW, EarlyStopping, run
 
@@ -37,15 +38,6 @@ def shown(plan, width=80, **options) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What distinguishes programs
-
-
-def test_what_a_name_stands_for_is_left_out_beside_it():
-    rows = [{"name": name, "examples": n, "part": part} for name, part in (("a", "x"), ("b", "y")) for n in "12"]
-    assert without_what_names_say(rows) == [{"name": row["name"], "examples": row["examples"]} for row in rows]
-    rows[0]["part"] = "y"  # and where it stands for several things it is not
-    assert without_what_names_say(rows) == rows
-    without = [{"part": "x"}, {"name": "b", "part": "y"}]
-    assert without_what_names_say(without) == without
 
 
 def test_programs_are_distinguished_by_structure_and_not_by_leaves(base):
@@ -82,7 +74,7 @@ def test_derived_structure_distinguishes(base):
 
 def test_the_value_of_a_part_is_told_with_what_it_has_otherwise_than_its_kind(base):
     kinds = grid("optimizer", AdamW(), AdamW(weight_decay=0.5), AdamW(weight_decay=None), SGD())
-    assert [plain_values(trial)["optimizer"] for trial in trials(of(base, kinds))] == [
+    assert [values_of(trial)["optimizer"] for trial in trials(of(base, kinds))] == [
         "AdamW",
         "AdamW(weight_decay 0.5)",
         "AdamW(weight_decay none)",

@@ -1,12 +1,14 @@
 """From a config file to a folder: what is kept, what is refused, and what is told."""
 
 import csv
+import gzip
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 import launch
 from research.config import from_json, to_json, validate
@@ -21,10 +23,12 @@ from research.deployment.compression import (
     Retraining,
     read_compressed,
 )
+from research.deployment.compression.display import note
 from research.deployment.compression.measuring import counted, judge
 from research.deployment.compression.run import check, check_budget, compress, open_run, read_work
 from research.deployment.trained import probabilities, read_trained
 from research.errors import UserError
+from research.inspection.tables import size_of
 from research.models import MLP
 from research.training import AdamW, Experiment, NextToken, run, steps
 
@@ -59,6 +63,14 @@ def test_each_network_has_a_row(done):
     assert original["multiply_adds"] == int8["multiply_adds"] == 1440
     assert int8["times_smaller"] == original["bytes"] / int8["bytes"] > 1
     assert all(row["milliseconds"] > 0 for row in done["rows"])
+
+
+def test_what_the_original_would_have_gzipped_is_told_beside_files_that_are(done, trained_run):
+    trained = read_trained(trained_run)
+    content = gzip.compress(save({path: np.asarray(array) for path, array in trained.parameters.items()}))
+    gzipped = done["rows"][0]["told"]["bytes gzipped"]
+    assert gzipped == pytest.approx(len(content), rel=0.02)
+    assert f"which would then have {size_of(gzipped)}" in note(done)
 
 
 def test_what_keeps_within_the_budget_can_be_read_and_what_does_not_is_not_there(done, trained_run):

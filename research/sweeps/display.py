@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +299,9 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
         tested = sum(judged) / len(judged) if judged else None if is_judged else best["test"][measure]
         figures = show_figure(best["validation"][measure], measure, token), show_figure(tested, measure, token)
         is_best = best["trial"] == summary["best"]["trial"]
-        table.add_row(*names, count, *figures, _with(best["values"], paths), style="bold" if is_best else None)
+        table.add_row(
+            *names, count, *figures, _with(best["values"], program["values"]), style="bold" if is_best else None
+        )
     console.print()
     console.print(table)
     if summary["front"]:
@@ -331,7 +333,7 @@ def _front(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _with(values: Mapping[str, Any], without: Sequence[str]) -> str:
+def _with(values: Mapping[str, Any], without: Container[str]) -> str:
     """The values of a trial, but for those that its program tells."""
     paths = list(values)
     told = (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 MOST_BYTES = 4 << 30
 """Of compiled programs that are kept; the oldest go."""
+LIBRARIES = (".so", ".dylib", ".dll", ".pyd")
 
 
 def remember_programs() -> None:
@@ -52,8 +53,9 @@ def knows(flag: str) -> bool:
     """
     spec = importlib.util.find_spec("jaxlib")
     folders = spec.submodule_search_locations if spec else None
-    libraries = [path for folder in folders or () for path in Path(folder).rglob("*.so") if path.stat().st_size]
-    return any(_holds(path, f"{flag}\0".encode()) for path in sorted(libraries, key=lambda path: -path.stat().st_size))
+    found = [path for folder in folders or () for path in Path(folder).rglob("*") if path.suffix in LIBRARIES]
+    by_size = sorted((path for path in found if path.stat().st_size), key=lambda path: -path.stat().st_size)
+    return any(_holds(path, f"{flag}\0".encode()) for path in by_size)
 
 
 def _holds(path: Path, wanted: bytes) -> bool:

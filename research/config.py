@@ -115,9 +115,8 @@ class _Edges(dict):
 
 def _flatten(tree, with_keys: bool):
     branches, structures, edges = [], [], _Edges()
-    for field in dataclasses.fields(tree):
-        name, value = field.name, getattr(tree, field.name)
-        role = field.metadata.get("role", "structure")
+    for name, role in _roles(type(tree)):
+        value = getattr(tree, name)
         if role == "edge":
             edges[name] = value
         elif role == "leaf" or _is_branch(value):
@@ -139,7 +138,7 @@ def _unflatten(cls, aux, children):
 
 def is_config(value: Any) -> bool:
     """Whether `value` is an instance of a class made by `config`."""
-    return dataclasses.is_dataclass(value) and not isinstance(value, type) and _is_config_class(type(value))
+    return _is_config_class(type(value))
 
 
 def _is_config_class(cls: Any) -> bool:
@@ -151,8 +150,20 @@ def _is_branch(value: Any) -> bool:
 
 
 @functools.cache
+def _roles(cls) -> tuple[tuple[str, Role], ...]:
+    """Each field's name and role."""
+    return tuple((field.name, field.metadata.get("role", "structure")) for field in dataclasses.fields(cls))
+
+
+@functools.cache
 def _hints(cls) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+@functools.cache
+def _with_sequences(cls) -> frozenset[str]:
+    """The fields of whose declared types `_plain_hint` makes others."""
+    return frozenset(name for name, hint in _hints(cls).items() if _plain_hint(hint, ()) is not hint)
 
 
 def _plain_hint(hint: Any, present: Any) -> Any:
@@ -175,7 +186,7 @@ def _as_tuple(hint: Any, present: Any) -> Any:
 
 @functools.cache
 def _names(cls, role: Role) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(cls) if f.metadata.get("role", "structure") == role)
+    return tuple(name for name, its_role in _roles(cls) if its_role == role)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -221,9 +232,7 @@ def entries(tree: Any, prefix: str = "") -> Iterator[Entry]:
     """Every field of a config, branches before what they hold, in the order of declaration."""
     for field in _fields(tree):
         path, value = f"{prefix}{field.name}", getattr(tree, field.name)
-        meta, hint = field.metadata, field_hint(tree, field.name)
-        default = field.default if field.default is not dataclasses.MISSING else None
-        yield Entry(path, value, hint, meta.get("role", "structure"), default, meta.get("doc", ""), meta.get("within"))
+        yield _entry(tree, field, path)
         if _is_tree(value):
             yield from entries(value, f"{path}.")
         elif _is_branch(value):
@@ -232,14 +241,26 @@ def entries(tree: Any, prefix: str = "") -> Iterator[Entry]:
                     yield from entries(item, f"{path}.{index}.")
 
 
+def _entry(tree: Any, field: dataclasses.Field, path: str) -> Entry:
+    value, meta, hint = getattr(tree, field.name), field.metadata, field_hint(tree, field.name)
+    default = field.default if field.default is not dataclasses.MISSING else None
+    return Entry(path, value, hint, meta.get("role", "structure"), default, meta.get("doc", ""), meta.get("within"))
+
+
 def _is_tree(value: Any) -> bool:
     """Whether a value has fields: a config, or a dataclass of another library such as a Flax module."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def _fields(tree: Any) -> list[dataclasses.Field]:
-    fields = [field for field in dataclasses.fields(tree) if field.init]
-    return fields if is_config(tree) else [field for field in fields if field.name not in ("parent", "name")]
+def _fields(tree: Any) -> tuple[dataclasses.Field, ...]:
+    return _fields_of(type(tree))
+
+
+@functools.cache
+def _fields_of(cls: type) -> tuple[dataclasses.Field, ...]:
+    """What is given when one is made; of a Flax module, without what Flax adds."""
+    added = () if _is_config_class(cls) else ("parent", "name")
+    return tuple(field for field in dataclasses.fields(cls) if field.init and field.name not in added)
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -319,21 +340,33 @@ def _no_such_field(path: str, parts: list[str], tree: Any, names: list[str]) -> 
 
 def field_hint(tree: Any, name: str) -> Any:
     """The declared type of a field; that of its present value for classes whose annotations cannot be read."""
-    present = getattr(tree, name)
     try:
         hint = _hints(type(tree)).get(name, Any)
     except (NameError, TypeError):
-        hint = type(present)
-    return _plain_hint(hint, present)
+        hint = type(getattr(tree, name))
+        return _plain_hint(hint, getattr(tree, name))
+    return _plain_hint(hint, getattr(tree, name)) if name in _with_sequences(type(tree)) else hint
 
 
 def field_at(tree: Any, path: str) -> Entry:
     """The entry of a field, or of an item of a tuple of configs. Raises ConfigError where there is none."""
-    found = {entry.path: entry for entry in entries(tree)}
-    if path not in found:
+    *parents, name = path.split(".")
+    parent = functools.reduce(_within, parents, tree)
+    field = next((field for field in _fields(parent) if field.name == name), None) if _is_tree(parent) else None
+    if field is None:
         override(tree, path, None)  # raises, naming the nearest field
-        raise ConfigError(f"{path}: no such field{did_you_mean(path, found)}")
-    return found[path]
+        raise ConfigError(f"{path}: no such field{did_you_mean(path, [entry.path for entry in entries(tree)])}")
+    return _entry(parent, field, path)
+
+
+def _within(tree: Any, name: str) -> Any:
+    """What has fields in a field of a config, or at an index of a tuple of configs; None if there is no such thing."""
+    if isinstance(tree, tuple):
+        return tree[int(name)] if name.isdigit() and int(name) < len(tree) and is_config(tree[int(name)]) else None
+    if not _is_tree(tree) or name not in [field.name for field in _fields(tree)]:
+        return None
+    value = getattr(tree, name)
+    return value if _is_tree(value) or _is_branch(value) else None
 
 
 def kinds(hint: Any, namespace: Any = None) -> dict[str, type]:
@@ -560,8 +593,14 @@ def _without_lists(value: Any) -> Any:
     return tuple(map(_without_lists, value)) if isinstance(value, list | tuple) else value
 
 
+@functools.cache
+def _bounds(interval: str) -> tuple[float, float]:
+    low, high = interval[1:-1].split(",")
+    return float(low), float(high)
+
+
 def _inside(value: float, interval: str) -> bool:
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    low, high = _bounds(interval)
     above = value >= low if interval[0] == "[" else value > low
     return above and (value <= high if interval[-1] == "]" else value < high)
 
@@ -570,23 +609,26 @@ def _inside(value: float, interval: str) -> bool:
 # JSON
 
 
-def to_json(tree: Any, path: str = "") -> Any:
+def to_json(tree: Any, path: str = "", *, edges: bool = True) -> Any:
     """A config as what `json.dumps` takes; `from_json` gives the same config back.
 
-    Left out is what has no name but is the default of a Flax module's field, as `kernel_init` usually is.
+    Left out is what has no name but is the default of a Flax module's field, as `kernel_init` usually is; and edges, if
+    so asked.
     """
     if _is_tree(tree):
         values = {}
         for field in _fields(tree):
             value = getattr(tree, field.name)
+            if not edges and field.metadata.get("role") == "edge":
+                continue
             try:
-                values[field.name] = to_json(value, f"{path}.{field.name}".lstrip("."))
+                values[field.name] = to_json(value, f"{path}.{field.name}".lstrip("."), edges=edges)
             except ConfigError:
                 if is_config(tree) or value is not field.default:
                     raise
         return {"kind": _class_name(type(tree)), **values}
     if isinstance(tree, tuple):
-        return [to_json(item, f"{path}.{i}") for i, item in enumerate(tree)]
+        return [to_json(item, f"{path}.{i}", edges=edges) for i, item in enumerate(tree)]
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     if isinstance(tree, np.dtype) or (isinstance(tree, type) and issubclass(tree, np.generic)):
@@ -675,12 +717,5 @@ def _decode_tree(data: Mapping, hint: Any, namespace: Any, path: str, problems: 
 
 def fingerprint(tree: Any) -> str:
     """Sixteen hexadecimal digits that name what a config computes: its JSON without the edges, hashed."""
-
-    def strip(data, config_tree):
-        if not _is_tree(config_tree):
-            return [strip(d, c) for d, c in zip(data, config_tree, strict=True)] if isinstance(data, list) else data
-        edges = _names(type(config_tree), "edge")
-        return {k: strip(v, getattr(config_tree, k, None)) for k, v in data.items() if k not in edges}
-
-    text = json.dumps(strip(to_json(tree), tree), sort_keys=True)
+    text = json.dumps(to_json(tree, edges=False), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -33,6 +33,15 @@ settings.register_profile("fathom", deadline=None)  # the first example of a tes
 settings.load_profile("fathom")
 
 
+def pytest_runtest_setup(item):
+    """Leaves out what needs more devices than there are: `@pytest.mark.devices(8)`."""
+    for mark in item.iter_markers("devices"):
+        import jax
+
+        if jax.device_count() < mark.args[0]:
+            pytest.skip(f"needs {mark.args[0]} devices, and there are {jax.device_count()}")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def memory_maps():
     """Forgets the compiled programs of a long session before the kernel's limit of memory maps ends it.

@@ -29,7 +29,7 @@ from research.models.layers import (
     token_norm,
 )
 from research.models.stack import Keys, keys_of, stack
-from research.ops.attention import attend, attention_weights
+from research.ops.attention import attend, attention, attention_weights
 from research.spec import Spec
 
 
@@ -160,9 +160,12 @@ class Attention(nn.Module):
             if tokens.shape[1] == 1:
                 key, value = remembered
                 causal, visible = False, jnp.broadcast_to(jnp.arange(key.shape[1]) <= start, key.shape[:2])
-        weights = attention_weights(query, key, causal=causal, visible=visible)
-        self.sow("intermediates", "weights", weights)  # kept only where it is asked for
-        outputs = attend(weights, value)
+        if self.is_mutable_collection("intermediates"):  # where features are asked for
+            weights = attention_weights(query, key, causal=causal, visible=visible)
+            self.sow("intermediates", "weights", weights)
+            outputs = attend(weights, value)
+        else:
+            outputs = attention(query, key, value, causal=causal, visible=visible)
         return _dense(config, config.width, "output", keys, self.shortcut_scale)(outputs.reshape(tokens.shape))
 
     def _remember(self, name: str, new: Array, start: Array) -> Array:

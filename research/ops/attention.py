@@ -2,12 +2,17 @@
 
 outputs[q] = sum over k of weights[q, k] * value[k]
 weights[q] = softmax over k of query[q] . key[k] / sqrt(features)
+
+In 16 bits on an NVIDIA GPU it is cuDNN's kernel, which never writes the weights to memory (Dao et al.,
+"FlashAttention", 2022); elsewhere, and where the weights are asked for, three operations.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.extend import backend
 from jaxtyping import Array, Bool, Float
 
 
@@ -20,7 +25,25 @@ def attention(
     visible: Bool[Array, "batch keys"] | None = None,
 ) -> Float[Array, "batch queries heads outputs"]:
     """The values that each query reads, head by head; `causal` and `visible` are as in `attention_weights`."""
-    return attend(attention_weights(query, key, causal=causal, visible=visible), value)
+
+    def by_weights(query, key, value):
+        return attend(attention_weights(query, key, causal=causal, visible=visible), value)
+
+    def in_one(query, key, value):
+        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
+
+    is_square = not causal or query.shape[1] == key.shape[1]
+    if visible is None and is_square and value.shape == key.shape and _cudnn_takes(query):
+        return lax.platform_dependent(query, key, value, cuda=in_one, default=by_weights)
+    return by_weights(query, key, value)
+
+
+def _cudnn_takes(query: jax.Array) -> bool:
+    """Whether cuDNN is there and has a kernel for such heads: of 8 to 128 features, by eights, in 16 bits."""
+    features = query.shape[-1]
+    if query.dtype not in (jnp.bfloat16, jnp.float16) or features % 8 or features > 128:
+        return False
+    return jax.default_backend() == "gpu" and "cuda" in backend.get_backend().platform_version
 
 
 def attention_weights(

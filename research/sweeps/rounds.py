@@ -140,6 +140,8 @@ def front_of(plan: SweepPlan, best: Sequence[Best]) -> list[Best]:
 def judged(session: Session) -> dict[int, list[Trial]]:
     """For each program the trials that judge it: its best values by validation, with seeds that were not used."""
     sweep = session.plan.sweep
+    if not sweep.judge:
+        return {}
     best = best_values(session.plan, session.ledger.done)
     of_front = {entry.program for entry in front_of(session.plan, best)}
     ranked = sorted(best, key=lambda entry: (entry.program in of_front, entry.score), reverse=True)
@@ -237,7 +239,10 @@ def _task(session: Session, trials: list[Trial], saved: Checkpoint | None, folde
 
 
 def _pack(session: Session, row: Row, trials: Sequence[Trial], loaded: Loaded, saved: Checkpoint | None) -> fit.Pack:
-    """A pack whose program also serves the other trials of its structure, and fresh seeds."""
+    """A pack whose program also serves the other trials of its structure, and fresh seeds.
+
+    Side by side, idle lanes take time as well: they are there for batches of a search alone, which differ in number.
+    """
     experiments: list[Experiment] = [trial.experiment for trial in row.group.trials]
     if session.plan.sweep.judge:
         experiments.append(override(experiments[0], "seed", max(experiment.seed for experiment in experiments) + 1))
@@ -252,7 +257,8 @@ def _pack(session: Session, row: Row, trials: Sequence[Trial], loaded: Loaded, s
         session.capacities[structure] = next(iter(saved.arrays.values())).shape[0]
     capacity = session.capacities.setdefault(structure, size)
     source = session.shelf.beginning(row.plan, experiments[0])
-    return fit.Pack(program, trials, loaded, capacity if how == "map" else 0, source)
+    has_idle = how == "map" or session.plan.sweep.search is not None
+    return fit.Pack(program, trials, loaded, capacity if has_idle else 0, source)
 
 
 def _most_of_search(session: Session, row: Row) -> int:

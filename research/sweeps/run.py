@@ -213,6 +213,8 @@ def _front(plan: SweepPlan, done: dict[str, dict[str, Any]]) -> list[dict[str, A
 
     Empty where cost does not count.
     """
+    if plan.sweep.cost is None:
+        return []
     sign = -1 if plan.sweep.select.endswith("loss") else 1
     return [
         {

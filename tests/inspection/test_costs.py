@@ -238,6 +238,7 @@ def test_reductions_of_ones_own_cost_a_flop_for_each_number():
     assert counted(window, shape(4, 64)).flops == 4 * 62 * 2
 
 
+@pytest.mark.devices(8)
 @pytest.mark.parametrize("axes", [{"a"}, {"a", "b"}])
 def test_a_product_shared_among_devices_costs_what_it_would_on_one(axes):
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)

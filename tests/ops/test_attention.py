@@ -1,5 +1,7 @@
 """Attention: the definition in float64, position by position, and what may not be seen."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,3 +70,22 @@ def test_weights_are_shares_and_reading_with_them_is_attention():
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
     assert not np.triu(np.asarray(weights), 1).any()
     np.testing.assert_array_equal(attend(weights, value), attention(query, key, value, causal=True))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_in_16_bits_outputs_and_gradients_are_those_of_the_definition(causal):  # by cuDNN where there is one
+    shape, random = (2, 64, 2, 16), np.random.default_rng(0)
+    operands = [jnp.asarray(random.normal(size=shape), jnp.bfloat16) for _ in range(3)]
+    upon = random.normal(size=shape).astype(np.float32)
+
+    def loss(operands, dtype):
+        query, key, value = (array.astype(dtype) for array in operands)
+        return (attention(query, key, value, causal=causal).astype(jnp.float32) * upon).sum()
+
+    expected = definition(*operands, lambda n, q, k: not causal or k <= q)
+    ours = jax.jit(functools.partial(attention, causal=causal))(*operands)
+    np.testing.assert_allclose(np.asarray(ours, np.float64), expected, atol=0.03)
+    low, high = (jax.jit(jax.grad(loss), static_argnums=1)(operands, dtype) for dtype in (jnp.bfloat16, jnp.float32))
+    for ours, exact in zip(low, high, strict=True):
+        difference = np.linalg.norm(np.asarray(ours, np.float64) - np.asarray(exact, np.float64))
+        assert difference < 0.02 * np.linalg.norm(np.asarray(exact, np.float64))

@@ -250,6 +250,7 @@ def test_bfloat16_stays_bfloat16_and_meets_float32_in_float32(name, method):
     assert [a.dtype for a in mixed] == [jnp.float32, jnp.bfloat16, jnp.float32]
 
 
+@pytest.mark.devices(8)
 def test_a_batch_over_eight_devices_gives_the_same_and_gathers_nothing():
     inputs, kernel, arguments = operands(CASES["strided, same"], batch=16)
     inputs, kernel = jnp.asarray(inputs, jnp.float32), jnp.asarray(kernel, jnp.float32)

@@ -101,7 +101,8 @@ def test_new_adapters_leave_the_outputs_as_they_were(name):
     new = initial(jax.random.key(0), forms, stacks(model))
     assert {path: value.shape for path, value in new.items()} == {path: value.shape for path, value in forms.items()}
     without = {path: value for path, value in parameters.items() if "lora" not in path}
-    np.testing.assert_array_equal(apply(net, without | new, state, spec), apply(plain, without, state, spec))
+    before = apply(plain, without, state, spec)
+    np.testing.assert_allclose(apply(net, without | new, state, spec), before, rtol=1e-5, atol=1e-6)  # another program
 
 
 @pytest.mark.parametrize("kind", ["MLP", "ViT", "GPT"])

@@ -22,7 +22,7 @@ def oracle(state, split):
 
 
 @pytest.mark.parametrize("least", [1, 7, 23, 256])
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.devices(8))])
 def test_sums_equal_those_over_each_example(tiny, affine, monkeypatch, least, devices):
     monkeypatch.setattr(evaluation, "LEAST_BATCH", least)
     experiment = tiny(model=affine, batch_size=8, devices=devices)

@@ -88,7 +88,7 @@ def log_p(plan, experiment, state, inputs):
 
 
 @pytest.mark.parametrize("least", [1, 10, 256])
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.devices(8))])
 def test_evaluation_counts_every_token_once(language, monkeypatch, least, devices):
     monkeypatch.setattr(evaluation, "LEAST_BATCH", least)
     experiment = language(batch_size=8, devices=devices)
@@ -133,6 +133,7 @@ def test_masks_in_training_follow_from_seed_and_step(language):
     assert not np.array_equal(targets(3), targets(4)) and not np.array_equal(targets(3), targets(3, seed=1))
 
 
+@pytest.mark.devices(8)
 def test_parts_and_devices_compute_what_one_batch_does(language):
     kind = {**BERT_, "model": dataclasses.replace(BERT_["model"], dropout=None)}
     whole, a = trained(language(**kind))

@@ -272,9 +272,8 @@ def test_norms_by_layer_are_those_of_the_last_step(tiny):
         assert logged[f"activation_rms/{layer}"] > 0
 
 
+@pytest.mark.devices(8)
 def test_eight_devices_compute_what_one_does(tiny):
-    if jax.device_count() < 8:
-        pytest.skip("needs eight devices; the tests ask for eight virtual ones on a CPU")
     fields = {"model": MLP(depth=2, width=8, dropout=0.2, norm="batch"), "optimizer": AdamW(), "average": 0.9}
     one, a = run(tiny(**fields), chunks=(5,))
     eight, b = run(tiny(**fields, **{"devices": 8}), chunks=(5,))

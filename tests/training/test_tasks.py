@@ -138,7 +138,7 @@ def test_each_task_is_seen_in_its_own_order_and_the_smaller_comes_round_more_oft
     np.testing.assert_array_equal(np.bincount(np.concatenate(seen)), [2] * 50 + [5] * 20)
 
 
-@pytest.mark.parametrize(("accumulate", "devices"), [(1, 1), (2, 1), (1, 8)])
+@pytest.mark.parametrize(("accumulate", "devices"), [(1, 1), (2, 1), pytest.param(1, 8, marks=pytest.mark.devices(8))])
 def test_the_gradient_is_the_weighted_sum_of_those_of_the_tasks_alone(accumulate, devices):
     experiment = both(accumulate=accumulate, devices=devices)
 

@@ -23,8 +23,8 @@ the inputs five to fifty times; and a chunk of training steps is a scan. Here th
                        were a kernel over the batch; what was the stride is now the dilation, and the reverse
 
 or in one of the other formulations, where that is faster: see `choice`. And under `vmap` over kernels, that is many
-models at once, XLA would compute grouped convolutions, slowly on the CPU; here each model has its own. Other platforms
-keep XLA's own gradients and grouped convolutions, which are fast there.
+models at once, XLA would compute grouped convolutions, slowly; here, on the CPU each model has its own, and on NVIDIA's
+GPUs all are one product of many matrices. Of one model, other platforms keep XLA's own gradients, which are fast there.
 """
 
 import functools
@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from jax import custom_batching, lax
 
-from research.ops.convolution.choice import chosen
+from research.ops.convolution.choice import chosen, for_many
 from research.ops.convolution.formulations import FORMULATIONS, by_xla, kernel_gradient_depthwise
 from research.ops.convolution.geometry import Geometry
 
@@ -105,55 +105,63 @@ kernel_gradient.defvjp(
 def _correlate(inputs, kernel, problem: Problem):
     name = problem.method or chosen(problem)
 
-    def ours(inputs, kernel):
+    def ours():
         if name == "xla" and problem.groups > 1:
             return _each_group_alone(_correlate, inputs, kernel, problem)
-        return FORMULATIONS[name](inputs, kernel, problem.geometry, problem.groups)
+        return _by(FORMULATIONS[name], _correlate, inputs, kernel, problem)
 
-    def xla(inputs, kernel):
-        return by_xla(inputs, kernel, problem.geometry, problem.groups)
+    def xla():
+        return _by(by_xla, _correlate, inputs, kernel, problem)
 
     if name == "xla" and problem.groups == 1:
-        return xla(inputs, kernel)
-    return lax.platform_dependent(inputs, kernel, cpu=ours, default=xla)
+        return xla()
+    return lax.platform_dependent(cpu=ours, default=xla)
 
 
 def _inputs_gradient(gradient, kernel, problem: Problem):
     name = problem.method or chosen(problem)
-    inputs = jax.ShapeDtypeStruct((gradient.shape[0], *problem.sizes, problem.features), gradient.dtype)
-
-    def transposed(formulation):
-        function = lambda inputs: formulation(inputs, kernel, problem.geometry, problem.groups)  # noqa: E731
-        return jax.linear_transpose(function, inputs)(gradient)[0]
 
     def ours():
         if name != "xla":
-            return transposed(FORMULATIONS[name])
+            return _by(FORMULATIONS[name], _inputs_gradient, gradient, kernel, problem)
         if problem.groups > 1:
             return _each_group_alone(_inputs_gradient, gradient, kernel, problem)
         return _inputs_gradient_in_usual_layout(gradient, kernel, problem)
 
-    return lax.platform_dependent(cpu=ours, default=lambda: transposed(by_xla))
+    def xla():
+        return _by(by_xla, _inputs_gradient, gradient, kernel, problem)
+
+    return lax.platform_dependent(cpu=ours, default=xla)
 
 
 def _kernel_gradient(inputs, gradient, problem: Problem):
     name = problem.method or chosen(problem)
-    kernel = jax.ShapeDtypeStruct(problem.kernel_shape, inputs.dtype)
-
-    def transposed(formulation):
-        function = lambda kernel: formulation(inputs, kernel, problem.geometry, problem.groups)  # noqa: E731
-        return jax.linear_transpose(function, kernel)(gradient)[0]
 
     def ours():
         if name == "definition" and problem.depthwise:
             return kernel_gradient_depthwise(inputs, gradient, problem.geometry, problem.window)
         if name != "xla":
-            return transposed(FORMULATIONS[name])
+            return _by(FORMULATIONS[name], _kernel_gradient, inputs, gradient, problem)
         if problem.groups > 1:
             return _each_group_alone(_kernel_gradient, inputs, gradient, problem)
         return _kernel_gradient_in_usual_layout(inputs, gradient, problem)
 
-    return lax.platform_dependent(cpu=ours, default=lambda: transposed(by_xla))
+    def xla():
+        return _by(by_xla, _kernel_gradient, inputs, gradient, problem)
+
+    return lax.platform_dependent(cpu=ours, default=xla)
+
+
+def _by(formulation, function, first, second, problem: Problem):
+    """One of the three by a formulation: what it computes, or the transpose of that in one of its operands."""
+    outputs = functools.partial(formulation, geometry=problem.geometry, groups=problem.groups)
+    if function is _correlate:
+        return outputs(first, second)
+    if function is _inputs_gradient:
+        inputs = jax.ShapeDtypeStruct((first.shape[0], *problem.sizes, problem.features), first.dtype)
+        return jax.linear_transpose(lambda inputs: outputs(inputs, second), inputs)(first)[0]
+    kernel = jax.ShapeDtypeStruct(problem.kernel_shape, first.dtype)
+    return jax.linear_transpose(lambda kernel: outputs(first, kernel), kernel)(second)[0]
 
 
 def _inputs_gradient_in_usual_layout(gradient, kernel, problem: Problem):
@@ -203,6 +211,7 @@ def _each_model_alone(function, problem: Problem):
 
     Where the kernel is shared, more inputs are more examples. Where each model has a kernel of its own, the definition
     and the matrix product take all models at once; XLA's convolution and the transform, on the CPU, one after another.
+    On NVIDIA's GPUs all are taken at once, by what is fastest for that.
     """
 
     @custom_batching.custom_vmap
@@ -225,8 +234,13 @@ def _each_model_alone(function, problem: Problem):
             one = lambda first, second: function(first, second, problem)  # noqa: E731
             return jax.vmap(one, [0 if own else None for own in mapped])(first, second)
 
-        if (problem.method or chosen(problem)) in ("definition", "matrix product"):
-            return at_once(first, second), True  # for all models the same products, side by side
-        return lax.platform_dependent(first, second, cpu=in_turn, default=at_once), True
+        def products(first, second):
+            name = problem.method or for_many(problem)
+            one = lambda first, second: _by(FORMULATIONS[name], function, first, second, problem)  # noqa: E731
+            return jax.vmap(one, [0 if own else None for own in mapped])(first, second)
+
+        is_product = (problem.method or chosen(problem)) in ("definition", "matrix product")
+        on_cpu = at_once if is_product else in_turn  # for all models the same products, side by side
+        return lax.platform_dependent(first, second, cpu=on_cpu, cuda=products, default=at_once), True
 
     return operation

@@ -1,0 +1,164 @@
+"""The workloads of `training_subjects` with this codebase; `training.py` starts this file, and `training_worker` says how.
+
+training_ours.py '{"name": "W1", ...}'
+"""
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from research import runtime  # noqa: E402
+
+if __name__ == "__main__":
+    runtime.remember_programs()
+
+import training_subjects as subjects  # noqa: E402
+from training_worker import Trainer, serve  # noqa: E402
+
+from research.config import config, structure  # noqa: E402
+from research.data.base import Dataset, Loaded, Normalisation, Split  # noqa: E402
+from research.spec import Spec  # noqa: E402
+
+
+@config
+class Synthetic(Dataset):
+    """Examples of a workload, which say nothing."""
+
+    family: str = structure(doc="of the network")
+    shape: tuple[int, ...] = structure(doc="of an example")
+    classes: int = structure(doc="or tokens")
+    batch: int = structure(doc="of the workload")
+
+    def load(self) -> Loaded:
+        import numpy as np
+
+        found = subjects.Workload("", self.family, {}, self.shape, self.classes, self.batch)
+        split = Split(**subjects.examples(found))
+        spec = Spec(self.shape, self.classes, ("",) * self.classes, self.classes if found.of_tokens else None)
+        features = np.ones(self.shape[-1], np.float32)
+        normalisation = Normalisation(subjects.SCALE, subjects.MEAN * features, subjects.DEVIATION * features)
+        splits = {"train": split, "validation": split.take(np.arange(1)), "test": split.take(np.arange(1))}
+        return Loaded(spec, splits, None if found.of_tokens else normalisation, "array")
+
+
+def model(found: subjects.Workload) -> Any:
+    """The network of a workload, of our families."""
+    from research.models import GPT, MLP, ConvNet, SmallResNet, ViT
+
+    families = {"convnet": ConvNet, "mlp": MLP, "resnet": SmallResNet, "gpt": GPT, "vit": ViT}
+    return families[found.family](**found.sizes)
+
+
+def experiment(found: subjects.Workload, **optimizer: float) -> Any:
+    """The training of a workload; optimizer: what is not as usual."""
+    from research.training import AdamW, CrossEntropy, Experiment, NextToken, steps
+
+    return Experiment(
+        data=Synthetic(family=found.family, shape=found.shape, classes=found.classes, batch=found.batch),
+        model=model(found),
+        objective=NextToken() if found.of_tokens else CrossEntropy(),
+        optimizer=AdamW(**{"learning_rate": subjects.RATE, "weight_decay": subjects.DECAY, **optimizer}),
+        duration=steps(10**6),
+        select="validation/loss",
+        batch_size=found.batch,
+        precision=found.precision,
+        norms="none",
+        devices=1,
+    )
+
+
+class Ours(Trainer):
+    """Our compiled chunk of steps, called as the loop calls it."""
+
+    def __init__(self, found: subjects.Workload, **optimizer: float):
+        from core import Prepared
+
+        self.workload, self.it = found, Prepared.of(experiment(found, **optimizer))
+        self._state = self.it.state()
+
+    def run(self, count: int) -> None:
+        self.advance(count)
+
+    def advance(self, count: int) -> dict[str, Any]:
+        """Takes steps, and returns what is logged of them."""
+        import jax
+
+        from research.training.loop import lengths
+        from research.training.step import train_chunk
+
+        it = self.it
+        self._state, logged = train_chunk(it.plan, it.leaves, {}, self._state, it.data, lengths(0, [count]))
+        jax.block_until_ready(self._state)
+        return logged
+
+    def parameters(self) -> int:
+        return sum(value.size for value in self._state.trainable.values())
+
+    def memory(self) -> dict[str, Any]:
+        import jax
+
+        statistics = jax.local_devices()[0].memory_stats() or {}
+        held = statistics.get("peak_bytes_in_use")
+        return super().memory() if held is None else {"bytes": held}
+
+    def flops(self) -> dict[str, Any]:
+        """Of a step but for the update, forward and backward, as our inspection counts them."""
+        from research.training.inspecting import inspect_experiment
+
+        found = inspect_experiment(self.it.experiment, self.it.plan, self.it.loaded)
+        return {"flops": found.forward.flops + found.backward.flops}
+
+    def peak(self, size: int) -> dict[str, Any]:
+        """FLOP/s of a product of two square matrices in the precision of the workload, as it is by default."""
+        import jax
+        import jax.numpy as jnp
+
+        key = jax.random.key(0)
+        matrix = jax.random.normal(key, (size, size)).astype(self.workload.precision)
+        product = jax.jit(lambda x: x @ x)
+        jax.block_until_ready(product(matrix))
+        best = float("inf")
+        for _ in range(5):
+            begun = time.perf_counter()
+            jax.block_until_ready([product(matrix) for _ in range(5)])
+            best = min(best, (time.perf_counter() - begun) / 5)
+        return {"rate": 2 * size**3 / best}
+
+    def check(self, workload: dict[str, Any], path: str) -> dict[str, Any]:
+        """Writes a batch, the parameters before and after a step on it, and its loss."""
+        import jax
+        import numpy as np
+
+        from research.data import order
+
+        exact = jax.default_backend() != "cpu"  # where it is exact as it is, and so the program the one that is timed
+        with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
+            other = Ours(subjects.Workload.of(workload), **subjects.CHECK)
+            before = {name: np.asarray(value) for name, value in other._state.trainable.items()}
+            logged = other.advance(1)
+        loss, data = float(logged["objective"][0]), other.it.data
+        chosen = order.indices(0, 0, batch_size=other.workload.batch, examples=other.workload.examples)
+        found = {f"before/{name}": value for name, value in before.items()}
+        found |= {f"after/{name}": np.asarray(value) for name, value in other._state.trainable.items()}
+        inputs, labels = (np.asarray(array)[np.asarray(chosen)] for array in (data.inputs, data.labels))
+        np.savez(path, loss=loss, inputs=inputs, labels=labels, **found)
+        return {"loss": loss}
+
+    def sizes(self, workloads: list[dict[str, Any]], seconds: float, rounds: int) -> dict[str, Any]:
+        """Milliseconds a step of several workloads, {"ms": [[of each round], ...], "flops": [...]}, which take turns."""
+        trainers = [Ours(subjects.Workload.of(each)) for each in workloads]
+        for each in trainers:
+            each.settle(seconds)
+        taken = [[each.turn()["ms"] for each in trainers] for _ in range(rounds)]
+        return {"ms": list(zip(*taken, strict=True)), "flops": [each.flops()["flops"] for each in trainers]}
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    serve(lambda: Ours(subjects.Workload.of(asked)))

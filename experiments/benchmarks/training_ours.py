@@ -1,4 +1,4 @@
-"""The workloads of `training_subjects` with this codebase; `training.py` starts this file, and `training_worker` says how.
+"""The workloads of `training_subjects` with this codebase; `training.py` starts this file, see `training_worker`.
 
 training_ours.py '{"name": "W1", ...}'
 """
@@ -117,7 +117,6 @@ class Ours(Trainer):
     def peak(self, size: int) -> dict[str, Any]:
         """FLOP/s of a product of two square matrices in the precision of the workload, as it is by default."""
         import jax
-        import jax.numpy as jnp
 
         key = jax.random.key(0)
         matrix = jax.random.normal(key, (size, size)).astype(self.workload.precision)
@@ -151,7 +150,7 @@ class Ours(Trainer):
         return {"loss": loss}
 
     def sizes(self, workloads: list[dict[str, Any]], seconds: float, rounds: int) -> dict[str, Any]:
-        """Milliseconds a step of several workloads, {"ms": [[of each round], ...], "flops": [...]}, which take turns."""
+        """Of several workloads, which take turns: milliseconds a step of each, by round, and its FLOPs."""
         trainers = [Ours(subjects.Workload.of(each)) for each in workloads]
         for each in trainers:
             each.settle(seconds)

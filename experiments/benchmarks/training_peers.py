@@ -2,9 +2,9 @@
 
     training_peers.py '{"name": "W1", ...}' '{"peer": "torch", "compiled": "default", ...}'
 
-PyTorch, as fast as we know how: examples lie on the device, batches are taken by random indices drawn there, and no step
-waits for a number. Flax, as its documentation has it: a jitted step that a batch of NumPy arrays is given to. In both,
-the loss is read at the end of a turn.
+PyTorch, as fast as we know how: examples lie on the device, batches are taken by random indices drawn there, and no
+step waits for a number. Flax, as its documentation has it: a jitted step that a batch of NumPy arrays is given to. In
+both, the loss is read at the end of a turn.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import training_subjects as subjects  # noqa: E402
-from training_worker import Trainer, serve  # noqa: E402
+import training_subjects as subjects
+from training_worker import Trainer, serve
 
 
 class Setting(NamedTuple):
@@ -290,5 +290,6 @@ class Flax(Trainer):
 
 if __name__ == "__main__":
     asked, how = (json.loads(text) for text in sys.argv[1:3])
-    kind = {"torch": Torch, "flax": Flax}[how["peer"]]
-    serve(lambda: kind(subjects.Workload.of(asked), Setting(**how)))
+    setting = Setting(**how)
+    kind = {"torch": Torch, "flax": Flax}[setting.peer]
+    serve(lambda: kind(subjects.Workload.of(asked), setting))

@@ -3,8 +3,8 @@
     model = network(workload)                                    (batch, features, height, width) or tokens to logits
     model.load_state_dict(converted(model, our_parameters))
 
-Layers have our paths for names, with dots. Ours have positions before features and inputs before outputs; and query, key
-and value, which are one layer here, as the fastest PyTorch code has it.
+Layers have our paths for names, with dots. Ours have positions before features and inputs before outputs; and query,
+key and value, which are one layer here, as the fastest PyTorch code has it.
 """
 
 import math

@@ -440,18 +440,107 @@ def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
 # From nothing
 
 
+EPOCHS = 3
+
+
 def start(how: How) -> None:
     """Seconds of a process that trains to 99 % on MNIST, and its test accuracy."""
-    print("start: not there yet")
+    if not os.environ.get("MNIST_DIR"):
+        print("start: left out, for MNIST_DIR does not say where MNIST is\n")
+        return
+    epochs, found = 1 if how.tiny else EPOCHS, {}
+    for _ in range(min(3, how.rounds)):
+        with tempfile.TemporaryDirectory() as cache:
+            turns = {
+                f"{OURS}, cold": functools.partial(launched, cache, epochs),
+                f"{OURS}, compiled before": functools.partial(launched, cache, epochs),
+            }
+            if importlib.util.find_spec("torch"):
+                turns[EAGER] = functools.partial(scripted, epochs)
+            for name, turn in turns.items():
+                found.setdefault(name, []).append(turn())
+    bases = [[seconds for seconds, _ in told] for name, told in found.items() if name.startswith(OURS)]
+    rows = []
+    for name, told in found.items():
+        seconds, accuracies = zip(*told, strict=True)
+        shown = ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies)
+        rows.append((name, spread(seconds, 1), *(spread(ratios(seconds, base)) for base in bases), shown))
+    header = ("", "seconds", "x cold", "x compiled before", "test accuracy, % (goal: 99)")
+    table(f"MNIST, {epochs} epochs, from the start of a process to its end", header, rows, width=WIDTH)
+
+
+def launched(cache: str, epochs: int) -> tuple[float, float]:
+    """launch.py with `training_mnist.py`: (seconds, test accuracy). `cache` keeps what is compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = f"{HERE / 'training_mnist.py'}:{epochs}"
+        seconds, _ = process("launch.py", "--config", config, "--workdir", folder, JAX_COMPILATION_CACHE_DIR=cache)
+        (path,) = Path(folder).rglob("summary.json")
+        return seconds, json.loads(path.read_text())["test"]["accuracy"]
+
+
+def scripted(epochs: int) -> tuple[float, float]:
+    """The plain PyTorch script: (seconds, test accuracy)."""
+    seconds, told = process(str(HERE / "training_mnist_torch.py"), str(epochs))
+    return seconds, float(told)
+
+
+def process(*command: str, **environment: str) -> tuple[float, str]:
+    """Seconds that a script takes, and what it prints."""
+    begun = time.perf_counter()
+    python = [sys.executable, *command]
+    done = subprocess.run(python, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - begun
+    if done.returncode:
+        raise SystemExit(f"{' '.join(python)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return seconds, done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Size
 
 
+GROWN = (
+    ("batch", "W3", (32, 64, 128, 256, 512)),
+    ("width", "W3", (128, 256, 512, 1024)),
+    ("depth", "W3", (2, 4, 8, 16)),
+    ("batch", "W1", (25, 50, 100, 200)),
+    ("depth", "W5", (2, 4, 8)),
+    ("positions", "W5", (32, 64, 128, 256)),
+)
+"""What of which network is made larger, and how large."""
+
+
 def size(how: How) -> None:
-    """Milliseconds of a step by size, and slopes."""
-    print("size: not there yet")
+    """Milliseconds of a step by size, and how fast they grow beside the FLOPs: slopes on logarithmic axes."""
+    import numpy as np
+
+    rows = []
+    for part, name, values in GROWN:
+        if name not in how.models:
+            continue
+        base = subjects.workload(name, gpu=how.gpu, tiny=how.tiny)
+        if how.tiny:
+            values = values[:2]
+        elif how.gpu and part == "batch":
+            values = tuple(base.batch * value // values[-1] for value in values)
+        each = [grown(base, part, value)._asdict() for value in values]
+        with contextlib.closing(Worker("training_ours.py", each[0], gpu=how.gpu)) as worker:
+            told = worker("sizes", each, how.seconds / 2, min(3, how.rounds))
+        ms = [statistics.median(times) for times in told["ms"]]
+        slopes = [np.polyfit(np.log(values), np.log(costs), 1)[0] for costs in (ms, told["flops"])]
+        shown = ", ".join(f"{value}: {cost:.3g}" for value, cost in zip(values, ms, strict=True))
+        rows.append((f"{part} of {name}", shown, *(f"{slope:.2f}" for slope in slopes)))
+    header = ("", "ms a step", "slope", "of FLOPs")
+    table("Cost by size: slopes on logarithmic axes (1 is in proportion)", header, rows, width=WIDTH)
+
+
+def grown(base: subjects.Workload, part: str, value: int) -> subjects.Workload:
+    """A workload, one part of which is so large."""
+    if part == "batch":
+        return base._replace(batch=value)
+    if part == "positions":
+        return base._replace(shape=(value,), sizes=base.sizes | {"context": value})
+    return base._replace(sizes=base.sizes | {part: value})
 
 
 if __name__ == "__main__":

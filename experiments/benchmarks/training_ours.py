@@ -80,7 +80,7 @@ class Ours(Trainer):
         from core import Prepared
 
         self.workload, self.it = found, Prepared.of(experiment(found, **optimizer))
-        self._state = self.it.state()
+        self.state = self.it.state()
 
     def run(self, count: int) -> None:
         self.advance(count)
@@ -93,12 +93,12 @@ class Ours(Trainer):
         from research.training.step import train_chunk
 
         it = self.it
-        self._state, logged = train_chunk(it.plan, it.leaves, {}, self._state, it.data, lengths(0, [count]))
-        jax.block_until_ready(self._state)
+        self.state, logged = train_chunk(it.plan, it.leaves, {}, self.state, it.data, lengths(0, [count]))
+        jax.block_until_ready(self.state)
         return logged
 
     def parameters(self) -> int:
-        return sum(value.size for value in self._state.trainable.values())
+        return sum(value.size for value in self.state.trainable.values())
 
     def memory(self) -> dict[str, Any]:
         import jax
@@ -130,24 +130,8 @@ class Ours(Trainer):
         return {"rate": 2 * size**3 / best}
 
     def check(self, workload: dict[str, Any], path: str) -> dict[str, Any]:
-        """Writes a batch, the parameters before and after a step on it, and its loss."""
-        import jax
-        import numpy as np
-
-        from research.data import order
-
-        exact = jax.default_backend() != "cpu"  # where it is exact as it is, and so the program the one that is timed
-        with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
-            other = Ours(subjects.Workload.of(workload), **subjects.CHECK)
-            before = {name: np.asarray(value) for name, value in other._state.trainable.items()}
-            logged = other.advance(1)
-        loss, data = float(logged["objective"][0]), other.it.data
-        chosen = order.indices(0, 0, batch_size=other.workload.batch, examples=other.workload.examples)
-        found = {f"before/{name}": value for name, value in before.items()}
-        found |= {f"after/{name}": np.asarray(value) for name, value in other._state.trainable.items()}
-        inputs, labels = (np.asarray(array)[np.asarray(chosen)] for array in (data.inputs, data.labels))
-        np.savez(path, loss=loss, inputs=inputs, labels=labels, **found)
-        return {"loss": loss}
+        """Writes a step of a workload to a file."""
+        return {"loss": write_step(subjects.Workload.of(workload), path)}
 
     def sizes(self, workloads: list[dict[str, Any]], seconds: float, rounds: int) -> dict[str, Any]:
         """Of several workloads, which take turns: milliseconds a step of each, by round, and its FLOPs."""
@@ -156,6 +140,25 @@ class Ours(Trainer):
             each.settle(seconds)
         taken = [[each.turn()["ms"] for each in trainers] for _ in range(rounds)]
         return {"ms": list(zip(*taken, strict=True)), "flops": [each.flops()["flops"] for each in trainers]}
+
+
+def write_step(found: subjects.Workload, path: str) -> float:
+    """Writes a batch, the parameters before and after a step on it, and its loss, which it returns."""
+    import jax
+    import numpy as np
+
+    from research.data import order
+
+    rounds = jax.default_backend() != "cpu"  # there products are exact as they are, and the program is the one timed
+    with jax.default_matmul_precision("highest") if rounds else contextlib.nullcontext():
+        ours = Ours(found, **subjects.CHECK)
+        before = {f"before/{name}": np.asarray(value) for name, value in ours.state.trainable.items()}
+        loss = float(ours.advance(1)["objective"][0])
+    after = {f"after/{name}": np.asarray(value) for name, value in ours.state.trainable.items()}
+    chosen = np.asarray(order.indices(0, 0, batch_size=found.batch, examples=found.examples))
+    data = subjects.examples(found)
+    np.savez(path, loss=loss, **{name: values[chosen] for name, values in data.items()}, **before, **after)
+    return loss
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""experiments/benchmarks/sweeps*.py, finetuning.py and deployment.py: that their parts measure what they say."""
+"""experiments/benchmarks: that the parts of sweeps, training, fine-tuning and deployment measure what they say."""
 
 import contextlib
 import dataclasses
@@ -115,6 +115,107 @@ def test_features_stand_in_the_place_of_pictures_where_the_head_alone_is_trained
     subject = script.Subject.of(script.experiments(script.QUICK)["head"], cached=True)
     assert subject.plan.given == "head"
     assert subject.data.inputs.shape == (16, script.QUICK.model.width)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+TRAINED = ["W1", "W2", "W3", "W4", "W5", "ViT-B/16", "GPT-2"]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_of_training_in_torch_is_ours(named, tmp_path, name):
+    told = compared(named, name, tmp_path)
+    assert told["loss"] < 1e-5
+    assert told["parameters"] < 1e-4  # of steps of up to 0.1
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [("W4", "training_torch.NORM_EPSILON", 1e-2), ("W3", "training_subjects.DEVIATION", 0.3)],
+)
+def test_a_step_that_is_another_is_told(named, tmp_path, monkeypatch, name, place, value):
+    path = written(named, name, tmp_path)
+    module, _, constant = place.partition(".")
+    monkeypatch.setattr(named(module), constant, value)
+    assert read(named, name, path)["parameters"] > 1e-3
+
+
+@pytest.mark.parametrize("tiny", [True, False])
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_networks_that_plain_flax_trains_have_as_many_parameters_as_ours(named, name, tiny):
+    from research.models import network
+    from research.spec import Spec
+
+    workload = named("training_subjects").workload(name, tiny=tiny)
+    dtype = np.int32 if workload.of_tokens else np.float32
+    inputs = jax.ShapeDtypeStruct((1, *workload.shape), dtype)
+    flax = jax.eval_shape(named("training_flax").network(workload).init, jax.random.key(0), inputs)
+    spec = Spec(workload.shape, workload.classes, (), workload.classes if workload.of_tokens else None)
+    ours = jax.eval_shape(network(named("training_ours").model(workload), spec).init, jax.random.key(0))
+    assert parameters(flax) == parameters(ours)
+
+
+@pytest.mark.parametrize("found", [{"loss": 1e-3, "parameters": 0}, {"loss": 0, "parameters": float("nan")}])
+def test_nothing_is_timed_where_torch_computes_something_else(named, found):
+    script = named("training")
+
+    class Row:
+        failed, name = "", "PyTorch"
+
+        def told(self, what, workload, path):
+            return {**found, "worst": "head.weight"}
+
+    with pytest.raises(script.Failed, match="something else"):
+        script.check(named("training_subjects").workload("W3", tiny=True), Row(), Row())
+
+
+def test_a_setting_that_cannot_be_run_is_told_in_a_line_and_ends_nothing(named):
+    script = named("training")
+    workload = named("training_subjects").workload("W3", tiny=True)._asdict()
+    row = script.Row("PyTorch", "training_peers.py", workload | {"shape": "none"}, {"peer": "flax", "device": "cpu"})
+    gone = script.Row("PyTorch", "training_peers.py", workload, {"pear": "torch"})
+    for each in (row, gone):
+        with contextlib.closing(each):
+            each.start()
+            assert each.told() == each.told("turn") == {}
+    assert "Error" in row.failed and "\n" not in row.failed
+    assert "ended" in gone.failed and "pear" in gone.failed
+
+
+def test_a_turn_lasts_as_long_as_was_asked(named):
+    class Clocked(named("training_worker").Trainer):
+        def seconds(self, count):
+            return 0.02 + 0.004 * count  # a call costs something too
+
+    trainer = Clocked()
+    trainer.settle(1.0)
+    assert trainer.seconds(trainer.count) == pytest.approx(1.0, rel=0.1)
+
+
+def compared(named, name, folder):
+    """How far a step in torch is from ours."""
+    return read(named, name, written(named, name, folder))
+
+
+def written(named, name, folder):
+    path = str(folder / "step.npz")
+    named("training_ours").write_step(named("training_subjects").workload(name, tiny=True)._replace(**FLOAT32), path)
+    return path
+
+
+def read(named, name, path):
+    workload, peers = named("training_subjects").workload(name, tiny=True)._replace(**FLOAT32), named("training_peers")
+    return peers.Torch(workload, peers.Setting()).check(workload._asdict(), path)
+
+
+FLOAT32 = {"precision": "float32"}
+
+
+def parameters(shapes) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def flax_parameters(named, name: str) -> int:

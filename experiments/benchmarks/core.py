@@ -33,7 +33,7 @@ def main(names: list[str]) -> None:
         sections[name]()
 
 
-def table(title: str, header: tuple[str, ...], rows: list[tuple]) -> None:
+def table(title: str, header: tuple[str, ...], rows: list[tuple], width: int = 100) -> None:
     """Prints a section."""
     from rich.console import Console
     from rich.table import Table
@@ -43,7 +43,7 @@ def table(title: str, header: tuple[str, ...], rows: list[tuple]) -> None:
         shown.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         shown.add_row(*map(str, row))
-    Console(width=100).print(shown, "")
+    Console(width=width).print(shown, "")
 
 
 def interleaved(*functions: Callable[[], float], rounds: int = ROUNDS) -> list[list[float]]:

@@ -1,0 +1,547 @@
+"""Training steps against PyTorch and against a plain Flax loop, time from nothing to 99 % on MNIST, and cost by size.
+
+    python experiments/benchmarks/training.py                              everything, about an hour on two cores
+    python experiments/benchmarks/training.py --quick                      tiny networks: does it run?
+    python experiments/benchmarks/training.py --only steps --models W1 W5  one section, some networks
+    python experiments/benchmarks/training.py --only steps --settings ours "compiled"   some rows
+
+    steps       of the networks in `training_subjects`: milliseconds, share of what a matrix product reaches, memory,
+                and the first step, by our own compiled chunk, by a plain Flax loop and by PyTorch in several settings
+    start       from the start of a process to its end, 99 % on MNIST: launch.py and a plain PyTorch script
+                (left out where MNIST_DIR does not name the folder of its files)
+    size        cost of ours against batch, width, depth and positions, and the slope of that on logarithmic axes
+
+That PyTorch computes the same is checked before anything is timed: with our initial parameters and one batch, the loss
+must agree to 1e-4 of itself, and parameters after a step of AdamW that takes them up to 0.1 away to 1e-4.
+
+Each row is a process of its own. They take turns, each as many steps as last `--seconds`, `--rounds` times; printed are
+medians, in brackets the least and the most, and ratios taken round by round. FLOPs are those of our inspection, forward
+and backward. PyTorch has the best of one, two and all threads. "tuned" is a process whose C library keeps memory that
+is freed, which is no setting of either framework. Where there is a GPU, batches are larger, two large networks come
+besides, and the processes of a network start together, so that first steps are those of a busy machine.
+"""
+
+import argparse
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import selectors
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+import training_subjects as subjects  # noqa: E402
+from core import table  # noqa: E402
+
+TOLERANCE = 1e-4
+WIDTH = 150
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Variables by which glibc keeps what is freed, in the place of returning it and being given it again page by page."""
+TUNED = ", tuned"
+PEAK_SIZES = {"cpu": 1536, "gpu": 8192}
+"""Rows of the matrices whose product is the peak."""
+PATIENCE = 420
+"""Seconds that an answer may take."""
+
+
+class How(NamedTuple):
+    """How much is measured."""
+
+    models: tuple[str, ...]
+    rounds: int
+    seconds: float
+    settings: tuple[str, ...]
+    gpu: bool
+    tiny: bool
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the sections asked for, or all."""
+    sections = {"steps": steps, "start": start, "size": size}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=sections, default=list(sections), metavar="SECTION")
+    parser.add_argument("--models", nargs="+", choices=subjects.NAMES, metavar="MODEL", help="W1 to W5, ...")
+    parser.add_argument("--settings", nargs="+", default=(), metavar="PART", help="rows whose name has any of these")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--quick", action="store_true", help="tiny networks, two short rounds")
+    asked = parser.parse_args(arguments)
+    gpu = has_gpu()
+    models = asked.models or (subjects.NAMES if gpu or asked.quick else subjects.WORKLOADS)
+    rounds, seconds = (2, 0.05) if asked.quick else (asked.rounds, asked.seconds)
+    how = How(tuple(models), rounds, seconds, tuple(asked.settings), gpu, asked.quick)
+    print(f"{datetime.date.today()}, {device_name(gpu)}, {versions()}; {rounds} rounds of {seconds:g} s\n", flush=True)
+    begun = time.perf_counter()
+    for name in asked.only:
+        sections[name](how)
+    print(f"{time.perf_counter() - begun:.0f} s in all")
+
+
+def has_gpu() -> bool:
+    """Whether JAX's default device is one; asked in a process of its own, which lets go of it."""
+    asked = "import jax; print(jax.default_backend())"
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout
+    return told.strip() in ("gpu", "cuda", "rocm")
+
+
+def device_name(gpu: bool) -> str:
+    """What is measured on."""
+    if not gpu:
+        return f"{os.cpu_count()} cores, {platform.machine()}"
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    with contextlib.suppress(OSError):
+        if told := subprocess.run(asked, capture_output=True, text=True).stdout.strip():
+            return told.splitlines()[0]
+    return "a GPU"
+
+
+def versions() -> str:
+    """Of Python and of the frameworks."""
+    found = [f"Python {platform.python_version()}"]
+    for name in ("jax", "flax", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(found)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
+
+
+class Failed(Exception):
+    """A worker could not do what it was told; the message says why, in a line."""
+
+
+class Worker:
+    """A process that trains as it is told, line by line; what it compiles is kept nowhere."""
+
+    def __init__(self, script: str, *arguments: Any, tuned: bool = False, gpu: bool = False):
+        self._folder = tempfile.TemporaryDirectory()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
+        command = [sys.executable, str(HERE / script), *map(json.dumps, arguments)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        environment = self._environment(tuned=tuned, gpu=gpu)
+        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+
+    def _environment(self, *, tuned: bool, gpu: bool) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "JAX_COMPIL"))}
+        compiled = Path(self._folder.name, "compiled")
+        kept |= {
+            "TRAINING_BEGUN": str(time.time()),
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+            "TORCHINDUCTOR_CACHE_DIR": str(compiled),
+            "TRITON_CACHE_DIR": str(compiled / "triton"),
+        }
+        if gpu:
+            kept |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
+        return kept | (ALLOCATOR if tuned else {})
+
+    def tell(self, what: str, *arguments: Any) -> None:
+        """Tells what is to be done, and does not wait."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps([what, *arguments]) + "\n")
+            self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """Waits for the answer to the first line that has none yet. Raises Failed."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            if not selector.select(PATIENCE):
+                self._process.kill()
+                raise Failed(f"no answer in {PATIENCE} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise Failed(f"the process ended with status {self._process.wait()}: {self._last_words()}")
+        told = json.loads(line)
+        if "error" in told:
+            raise Failed(told["error"])
+        return told
+
+    def __call__(self, what: str, *arguments: Any) -> dict[str, Any]:
+        """Does something."""
+        self.tell(what, *arguments)
+        return self.answer()
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:150] if lines else ""
+
+    def close(self) -> None:
+        """Ends the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+        with contextlib.suppress(OSError):
+            self._folder.cleanup()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Steps
+
+
+OURS, FLAX, EAGER = "ours", "Flax loop", "PyTorch"
+
+
+class Row:
+    """A setting of a framework, its worker, and what is found of it."""
+
+    def __init__(self, name: str, script: str, *arguments: Any, tuned: bool = False, gpu: bool = False):
+        self.name = name + (TUNED if tuned else "")
+        self._start = functools.partial(Worker, script, *arguments, tuned=tuned, gpu=gpu)
+        self.worker: Worker | None = None
+        self.begun: dict[str, Any] = {}
+        self.times: list[float] = []
+        self.threads: int | None = None
+        self.bytes: int | None = None
+        self.failed = ""
+
+    def start(self) -> None:
+        """Starts its process, which begins at once."""
+        self.worker = self._start()
+        self.worker.tell("begin")
+
+    def told(self, *line: Any) -> dict[str, Any]:
+        """The answer to a line, or to one before; nothing where the worker has failed, which is kept."""
+        if self.failed:
+            return {}
+        try:
+            return self.worker(*line) if line else self.worker.answer()
+        except Failed as error:
+            self.failed = str(error)
+            return {}
+
+    def close(self) -> None:
+        """Ends its process."""
+        if self.worker is not None:
+            self.worker.close()
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether it is PyTorch's."""
+        return self.name.startswith(EAGER)
+
+
+def rows_of(workload: subjects.Workload, how: How) -> list[Row]:
+    """All settings of a workload, ours first. Of what is not installed there are none."""
+    found: list[tuple] = [(OURS, "training_ours.py", workload)]
+    if importlib.util.find_spec("flax"):
+        found.append((FLAX, "training_peers.py", workload, {"peer": "flax"}))
+    if importlib.util.find_spec("torch"):
+        for name, setting in torch_settings(pictures=not workload.of_tokens and workload.family != "mlp", gpu=how.gpu):
+            device = {"device": "cuda" if how.gpu else "cpu"}
+            found.append((f"{EAGER}{name}", "training_peers.py", workload, setting | device))
+    as_json = [
+        (name, script, first._asdict(), *others) for name, script, first, *others in found if wanted(name, how.settings)
+    ]
+    allocators = (False, True) if platform.system() == "Linux" and not (how.gpu or how.tiny) else (False,)
+    return [
+        Row(*each, tuned=tuned, gpu=how.gpu)
+        for each in as_json
+        for tuned in allocators
+        if not (tuned and each[0] == FLAX)
+    ]
+
+
+def wanted(name: str, parts: Sequence[str]) -> bool:
+    """Whether a row is asked for; ours, and PyTorch as it is, which others are compared with, always are."""
+    return not parts or name in (OURS, EAGER) or any(part in name for part in parts)
+
+
+def torch_settings(*, pictures: bool, gpu: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What PyTorch may be told, and how that is called."""
+    last = {"channels_last": True}
+    yield "", {}
+    yield ", AdamW unfused", {"fused": False}
+    yield ", compiled", {"compiled": "default"}
+    if pictures:
+        yield ", channels last", last
+        yield ", compiled, channels last", last | {"compiled": "default"}
+    if gpu:
+        how = ", channels last" if pictures else ""
+        yield f", reduce-overhead{how}", {"compiled": "reduce-overhead"} | (last if pictures else {})
+
+
+def steps(how: How) -> None:
+    """A table for each workload, and one of them all."""
+    summary = []
+    for name in how.models:
+        workload = subjects.workload(name, gpu=how.gpu, tiny=how.tiny)
+        rows = rows_of(workload, how)
+        try:
+            flops, rate = measure(workload, rows, how)
+        except Failed as error:
+            print(f"{name}: {error}\n", flush=True)
+            continue
+        finally:
+            for row in rows:
+                row.close()
+        show(workload, rows, flops, rate)
+        summary.append(summary_of(name, rows))
+    header = ("network", "fastest PyTorch", "times as long", "Flax loop", "tuned, both")
+    table("Times as long as ours: the fastest setting of PyTorch, and Flax", header, summary, width=WIDTH)
+
+
+def measure(workload: subjects.Workload, rows: list[Row], how: How) -> tuple[int, float]:
+    """Starts, checks and times all rows; returns the FLOPs of a step, and FLOP/s of a matrix product.
+
+    Raises Failed where ours cannot be run or PyTorch does something else.
+    """
+    ours = rows[0]
+    begin(rows, together=how.gpu)
+    if ours.failed:
+        raise Failed(f"ours: {ours.failed}")
+    size = 256 if how.tiny else PEAK_SIZES["gpu" if how.gpu else "cpu"]
+    flops = ours.told("flops").get("flops", 0)
+    if torch := next((row for row in rows if row.is_torch and not row.failed), None):
+        check(workload, ours, torch)
+    rate = max(row.told("peak", size).get("rate", 0.0) for row in (ours, torch) if row is not None)
+    counts = {row.begun["parameters"] for row in rows if row.begun}
+    if len(counts) > 1:
+        raise Failed(f"the networks have {' and '.join(map(str, sorted(counts)))} parameters")
+    for row in rows:
+        row.threads = row.told("settle", how.seconds).get("threads")
+    for _ in range(how.rounds):
+        for row in rows:
+            if told := row.told("turn"):
+                row.times.append(told["ms"])
+    for row in rows:
+        row.bytes = row.told("memory").get("bytes")
+    return flops, rate
+
+
+def begin(rows: list[Row], *, together: bool) -> None:
+    """The first step of each, one row after another or all at once; what finds no memory then is told again alone."""
+    if together:
+        for row in rows:
+            row.start()
+    for row in rows:
+        if not together:
+            row.start()
+        row.begun = row.told()
+    for row in rows:
+        if together and "memory" in row.failed.lower():
+            row.failed = ""
+            row.begun = row.told("begin")
+
+
+def check(workload: subjects.Workload, ours: Row, torch: Row) -> None:
+    """Compares one step. Raises Failed where they differ, or where either cannot take it."""
+    compared = subjects.checked(workload)._asdict()
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "step.npz"))
+        ours.told("check", compared, path)
+        told = torch.told("check", compared, path)
+    for row in (ours, torch):
+        if row.failed:
+            raise Failed(f"{row.name} could not be compared: {row.failed}")
+    if not (told["loss"] <= TOLERANCE and told["parameters"] <= TOLERANCE):  # NaN is no agreement
+        raise Failed(
+            f"PyTorch computes something else: the loss differs by {told['loss']:.1g} of itself, and after a step "
+            f"{told['worst']} by {told['parameters']:.1g}"
+        )
+
+
+def show(workload: subjects.Workload, rows: list[Row], flops: int, rate: float) -> None:
+    """Prints what was found of a workload."""
+    bases = [row for row in rows if row.name in (OURS, OURS + TUNED) and row.times]
+    cells = []
+    for row in rows:
+        if row.failed:
+            cells.append((row.name, row.failed))
+            continue
+        threads = f", {row.threads} threads" if row.threads and row.threads > 1 else ""
+        reached = flops / (1e-3 * statistics.median(row.times))
+        cells.append(
+            (
+                row.name + threads,
+                spread(row.times, 3),
+                *(spread(ratios(row.times, base.times)) for base in bases),
+                f"{reached / 1e9:,.0f}",
+                f"{100 * reached / rate:.1f} %" if rate else "",
+                f"{row.bytes / 2**20:,.0f}" if row.bytes else "",
+                f"{row.begun['from_start']:.1f}",
+                f"{row.begun['call']:.2f}",
+            )
+        )
+    failures = [cell for cell in cells if len(cell) == 2]
+    told = " x ".join(map(str, workload.shape))
+    title = (
+        f"{workload.name}: {told}, batch {workload.batch}, {workload.precision}, {flops / 1e9:.3g} GFLOP a step; a "
+        f"matrix product reaches {rate / 1e9:,.0f} GFLOP/s"
+    )
+    bases_named = tuple(f"x {base.name}" for base in bases)
+    header = ("", "ms a step", *bases_named, "GFLOP/s", "of product", "MiB", "s to first step", "its call")
+    table(title, header, [cell for cell in cells if len(cell) > 2], width=WIDTH)
+    for name, why in failures:
+        print(f"  {name}: {why}")
+    print(end="\n" if failures else "", flush=True)
+
+
+def summary_of(name: str, rows: list[Row]) -> tuple[str, ...]:
+    """The fastest setting of PyTorch and how many times as long it takes, and so Flax; tuned, beside ours tuned."""
+    by_name = {row.name: row for row in rows if row.times}
+    fastest = fastest_torch(by_name, tuned=False)
+    cells = [name, fastest.name if fastest else ""]
+    cells += [spread(ratios(row.times, by_name[OURS].times)) if row else "" for row in (fastest, by_name.get(FLAX))]
+    tuned = fastest_torch(by_name, tuned=True)
+    both = tuned and OURS + TUNED in by_name
+    return (*cells, spread(ratios(tuned.times, by_name[OURS + TUNED].times)) if both else "")
+
+
+def fastest_torch(rows: dict[str, Row], *, tuned: bool) -> Row | None:
+    """PyTorch's, by the median."""
+    found = [row for row in rows.values() if row.is_torch and row.name.endswith(TUNED) is tuned]
+    return min(found, key=lambda row: statistics.median(row.times), default=None)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """The median, and in brackets the least and the most; times of many milliseconds have fewer digits."""
+    digits = max(0, digits - max(0, math.floor(math.log10(max(statistics.median(values), 1e-9)))))
+    return (
+        f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+        if len(values) > 1
+        else f"{values[0]:.{digits}f}"
+    )
+
+
+def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
+    """How many times as long `these` took as `those`, round by round."""
+    return [a / b for a, b in zip(these, those, strict=False)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From nothing
+
+
+EPOCHS = 3
+
+
+def start(how: How) -> None:
+    """Seconds of a process that trains to 99 % on MNIST, and its test accuracy."""
+    if not os.environ.get("MNIST_DIR"):
+        print("start: left out, for MNIST_DIR does not say where MNIST is\n")
+        return
+    epochs, found = 1 if how.tiny else EPOCHS, {}
+    for _ in range(min(3, how.rounds)):
+        with tempfile.TemporaryDirectory() as cache:
+            turns = {
+                f"{OURS}, cold": functools.partial(launched, cache, epochs),
+                f"{OURS}, compiled before": functools.partial(launched, cache, epochs),
+            }
+            if importlib.util.find_spec("torch"):
+                turns[EAGER] = functools.partial(scripted, epochs)
+            for name, turn in turns.items():
+                found.setdefault(name, []).append(turn())
+    bases = [[seconds for seconds, _ in told] for name, told in found.items() if name.startswith(OURS)]
+    rows = []
+    for name, told in found.items():
+        seconds, accuracies = zip(*told, strict=True)
+        shown = ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies)
+        rows.append((name, spread(seconds, 1), *(spread(ratios(seconds, base)) for base in bases), shown))
+    header = ("", "seconds", "x cold", "x compiled before", "test accuracy, % (goal: 99)")
+    table(f"MNIST, {epochs} epochs, from the start of a process to its end", header, rows, width=WIDTH)
+
+
+def launched(cache: str, epochs: int) -> tuple[float, float]:
+    """launch.py with `training_mnist.py`: (seconds, test accuracy). `cache` keeps what is compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = f"{HERE / 'training_mnist.py'}:{epochs}"
+        seconds, _ = process("launch.py", "--config", config, "--workdir", folder, JAX_COMPILATION_CACHE_DIR=cache)
+        (path,) = Path(folder).rglob("summary.json")
+        return seconds, json.loads(path.read_text())["test"]["accuracy"]
+
+
+def scripted(epochs: int) -> tuple[float, float]:
+    """The plain PyTorch script: (seconds, test accuracy)."""
+    seconds, told = process(str(HERE / "training_mnist_torch.py"), str(epochs))
+    return seconds, float(told)
+
+
+def process(*command: str, **environment: str) -> tuple[float, str]:
+    """Seconds that a script takes, and what it prints."""
+    begun = time.perf_counter()
+    python = [sys.executable, *command]
+    done = subprocess.run(python, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - begun
+    if done.returncode:
+        raise SystemExit(f"{' '.join(python)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return seconds, done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Size
+
+
+GROWN = (
+    ("batch", "W3", (32, 64, 128, 256, 512)),
+    ("width", "W3", (128, 256, 512, 1024)),
+    ("depth", "W3", (2, 4, 8, 16)),
+    ("batch", "W1", (25, 50, 100, 200)),
+    ("depth", "W5", (2, 4, 8)),
+    ("positions", "W5", (32, 64, 128, 256)),
+)
+"""What of which network is made larger, and how large."""
+
+
+def size(how: How) -> None:
+    """Milliseconds of a step by size, and how fast they grow beside the FLOPs: slopes on logarithmic axes."""
+    import numpy as np
+
+    rows = []
+    for part, name, values in GROWN:
+        if name not in how.models:
+            continue
+        base = subjects.workload(name, gpu=how.gpu, tiny=how.tiny)
+        if how.tiny:
+            values = values[:2]
+        elif how.gpu and part == "batch":
+            values = tuple(base.batch * value // values[-1] for value in values)
+        each = [grown(base, part, value)._asdict() for value in values]
+        with contextlib.closing(Worker("training_ours.py", each[0], gpu=how.gpu)) as worker:
+            told = worker("sizes", each, how.seconds / 2, min(3, how.rounds))
+        ms = [statistics.median(times) for times in told["ms"]]
+        slopes = [np.polyfit(np.log(values), np.log(costs), 1)[0] for costs in (ms, told["flops"])]
+        shown = ", ".join(f"{value}: {cost:.3g}" for value, cost in zip(values, ms, strict=True))
+        rows.append((f"{part} of {name}", shown, *(f"{slope:.2f}" for slope in slopes)))
+    header = ("", "ms a step", "slope", "of FLOPs")
+    table("Cost by size: slopes on logarithmic axes (1 is in proportion)", header, rows, width=WIDTH)
+
+
+def grown(base: subjects.Workload, part: str, value: int) -> subjects.Workload:
+    """A workload, one part of which is so large."""
+    if part == "batch":
+        return base._replace(batch=value)
+    if part == "positions":
+        return base._replace(shape=(value,), sizes=base.sizes | {"context": value})
+    return base._replace(sizes=base.sizes | {part: value})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -43,7 +43,7 @@ def xla(activation, depth):
 
 
 def assert_kept(ours, theirs):
-    """What is predicted is what XLA keeps on a CPU, and the most that it does on a GPU, where it computes some again."""
+    """What is predicted is what XLA keeps on a CPU, and the most that it does on a GPU, which computes some again."""
     assert ours == pytest.approx(theirs, rel=0.1) or (jax.default_backend() != "cpu" and ours > theirs)
 
 

@@ -138,7 +138,7 @@ def _unflatten(cls, aux, children):
 
 def is_config(value: Any) -> bool:
     """Whether `value` is an instance of a class made by `config`."""
-    return _is_config_class(type(value))
+    return type(value).__dict__.get("_made_by") is config
 
 
 def _is_config_class(cls: Any) -> bool:
@@ -146,7 +146,7 @@ def _is_config_class(cls: Any) -> bool:
 
 
 def _is_branch(value: Any) -> bool:
-    return is_config(value) or (isinstance(value, tuple) and any(is_config(item) for item in value))
+    return is_config(value) or (isinstance(value, tuple) and any(map(is_config, value)))
 
 
 @functools.cache
@@ -531,6 +531,8 @@ def _show_short(value: Any) -> str:
 def validate(tree: T) -> T:
     """The config with every value of its declared type, or a ConfigError that names every problem at once.
 
+    What has been found valid is not looked at again, so that a config with another value in one place is soon checked.
+
     Checked are types, the `within` of a field, that structure can be hashed, that seeds fit 32 bits, and whatever a
     class finds with a method `problems()`, which yields pairs of a field's name and what is wrong with it.
     """
@@ -542,6 +544,8 @@ def validate(tree: T) -> T:
 
 
 def _validate(tree: Any, prefix: str, problems: list[str]) -> Any:
+    if "_is_valid" in tree.__dict__:  # it cannot have changed since
+        return tree
     before, new = len(problems), {}
     for field in dataclasses.fields(tree):
         path, value = f"{prefix}{field.name}", getattr(tree, field.name)
@@ -561,6 +565,8 @@ def _validate(tree: Any, prefix: str, problems: list[str]) -> Any:
     checked = dataclasses.replace(tree, **new)
     for name, message in getattr(checked, "problems", lambda: ())():
         problems.append(f"{prefix}{name}: {message}")
+    if len(problems) == before:
+        object.__setattr__(checked, "_is_valid", True)
     return checked
 
 

@@ -52,8 +52,12 @@ class Program(NamedTuple):
     how: How
 
     def over_lanes(self) -> NamedSharding:
-        """How arrays (lanes, ...) lie on the devices."""
-        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+        """How arrays (lanes, ...) lie on the devices.
+
+        On a single one they are said to lie everywhere, as they are when they come out of a program: what it is
+        compiled for ahead of time is then what it is called with.
+        """
+        return NamedSharding(self.mesh, PartitionSpec(AXIS) if self.mesh.size > 1 else PartitionSpec())
 
     def everywhere(self) -> NamedSharding:
         """How arrays that all lanes share lie on the devices."""
@@ -79,13 +83,12 @@ def make_program(
 
     vary: paths of what others may differ in that are not there yet.
     """
-    flat = [jax.tree.leaves_with_path(boundary(experiment)) for experiment in experiments]
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat[0]]
+    paths = [path for path, _ in jax.tree.leaves_with_path(boundary(experiments[0]))]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
     varying = tuple(
         i
-        for i, column in enumerate(zip(*flat, strict=True))
-        if any(f"{names[i]}.".startswith(f"{path}.") for path in vary)
-        or any(leaf != column[0][1] for _, leaf in column)
+        for i, column in enumerate(_columns(experiments))
+        if any(f"{names[i]}.".startswith(f"{path}.") for path in vary) or np.any(column != column[0])
     )
     # Initial values may hang on a leaf of the model as well, such as a norm's.
     one_model = not any(names[i].startswith("model.") for i in varying)
@@ -93,6 +96,13 @@ def make_program(
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     plan = dataclasses.replace(plan, mesh=None)  # a trial is on one device
     return Program(plan, jax.tree.structure(boundary(experiments[0])), varying, seeded, one_model, mesh, how)
+
+
+def _columns(experiments: Sequence[Experiment]) -> list[np.ndarray]:
+    """Each leaf, (experiments,), of the dtype that programs take it in."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(boundary(experiments[0]))]
+    columns = zip(*map(jax.tree.leaves, experiments), strict=True)
+    return [np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)]
 
 
 class Lanes(NamedTuple):
@@ -118,7 +128,7 @@ def make_lanes(program: Program, experiments: Sequence[Experiment], capacity: in
     places = [trial % devices * room + trial // devices for trial in range(len(experiments))]
     of_lane = np.full(devices * room, len(experiments) - 1)
     of_lane[places] = np.arange(len(experiments))
-    columns = [np.stack(column) for column in zip(*(jax.tree.leaves(boundary(e)) for e in experiments), strict=True)]
+    columns = _columns(experiments)
     shared = [column[0] for i, column in enumerate(columns) if i not in program.varying]
     own = [columns[i][of_lane] for i in program.varying]
     active = np.bincount(np.array(places) // room, minlength=devices).astype(np.int32)

@@ -69,7 +69,8 @@ class Session:
 
     def row(self, trial: Trial) -> tuple[int, Row]:
         """The program of a trial, and its number."""
-        return self._rows[jax.tree.structure(trial.experiment)]
+        found = self._rows_by_mark.get(trial.fingerprint)
+        return found if found is not None else self._rows[jax.tree.structure(trial.experiment)]
 
     def extend(self, trials: Sequence[Trial]) -> None:
         """Takes more trials into the plan."""
@@ -79,6 +80,9 @@ class Session:
     def __post_init__(self):
         self._rows = {
             jax.tree.structure(row.group.experiment): (number, row) for number, row in enumerate(self.plan.rows)
+        }
+        self._rows_by_mark = {
+            trial.fingerprint: found for found in self._rows.values() for trial in found[1].group.trials
         }
 
 

@@ -60,8 +60,14 @@ def inspect_experiment(experiment: Experiment, plan: Plan, loaded: Loaded) -> In
 def _batch(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str, Any]:
     """Shapes of the inputs and targets of a part of a batch."""
     data = evaluation.data_shapes(plan, experiment, loaded)["train"]
+    leading = 2 if plan.streamed else 1
+    stored = {
+        "inputs": jax.ShapeDtypeStruct((experiment.batch_size, *data.inputs.shape[leading:]), data.inputs.dtype),
+        "labels": jax.ShapeDtypeStruct((experiment.batch_size, *data.labels.shape[leading:]), data.labels.dtype),
+    }
     number = jax.ShapeDtypeStruct((), jnp.uint32)
-    batch = jax.eval_shape(functools.partial(step.batch_at, plan), boundary(experiment), data, number, number)
+    prepared = functools.partial(step.prepared, plan)
+    batch = jax.eval_shape(prepared, boundary(experiment), stored, data.normalisation, number)
     parts = experiment.accumulate
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // parts, *x.shape[1:]), x.dtype), batch)
 

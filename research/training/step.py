@@ -104,11 +104,17 @@ def batch_at(plan: Plan, experiment: Experiment, data: Data, step: jax.Array, fi
     else:
         indices = order.interleaved(experiment.data_seed, step, batch_size=experiment.batch_size, examples=plan.sizes)
         batch = {"inputs": data.inputs[indices], "labels": data.labels[indices]}
-    batch = share(plan, batch)
+    return prepared(plan, experiment, share(plan, batch), data.normalisation, step)
+
+
+def prepared(
+    plan: Plan, experiment: Experiment, batch: Batch, normalisation: Normalisation | None, step: jax.Array
+) -> Batch:
+    """Examples as they are stored, as the model sees them in a step, and its targets."""
     if plan.given is not None:
         return batch
     inputs, labels = batch["inputs"], batch["labels"]
-    normalisation = of_examples(data.normalisation, plan.spec, labels)
+    normalisation = of_examples(normalisation, plan.spec, labels)
     if experiment.augmentation is None:
         inputs = normalise(normalisation, inputs)
     else:

@@ -54,8 +54,8 @@ class Program(NamedTuple):
     def over_lanes(self) -> NamedSharding:
         """How arrays (lanes, ...) lie on the devices.
 
-        On a single one they are said to lie everywhere, as they are when they come out of a program: what it is
-        compiled for ahead of time is then what it is called with.
+        On a single one they are said to lie everywhere, as they are when they come out of a program, so that the
+        first call of a program is not unlike the next.
         """
         return NamedSharding(self.mesh, PartitionSpec(AXIS) if self.mesh.size > 1 else PartitionSpec())
 

@@ -213,3 +213,16 @@ def test_one_compiled_program_serves_any_number_of_trials(base):
 def loaded_train(base):
     loaded = base.data.load()
     return loaded.splits["train"], loaded.normalisation
+
+
+@pytest.mark.parametrize(("how", "devices"), [("map", 2), ("map", 1), ("vmap", 1)])
+def test_what_is_compiled_ahead_is_what_is_run(base, caplog, how, devices):
+    pack, written = pack_of([override(base, "seed", seed) for seed in (0, 1, 2)], how=how, devices=devices), []
+    pack.compile_ahead()
+    with jax.log_compiles():
+        assert pack.advance(pack.plan.steps, quiet(written))
+        pack.finish()
+        jax.jit(lambda x: x + 1)(np.arange(7))
+    compiled = [message.split()[1] for message in caplog.messages if message.startswith("Compiling")]
+    assert "jit(<lambda>)" in compiled  # it would be told
+    assert not {"jit(_begin)", "jit(_advance)", "jit(_evaluate)"} & set(compiled)

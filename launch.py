@@ -113,7 +113,7 @@ def _actions_on_configs() -> dict[type, dict[str, Callable]]:
 
     on_comparisons = {"train": _teach, "inspect": _compare}
     return {
-        Experiment: {"train": _train, "inspect": _inspect, "diff": _diff},
+        Experiment: {"train": _train, "inspect": _inspect, "profile": _profile, "diff": _diff},
         Sweep: {"train": _train_sweep, "inspect": _inspect_sweep},
         Compression: {"train": _compress},
         Comparison: on_comparisons,
@@ -186,6 +186,13 @@ def _inspect(arguments: Arguments, command: Sequence[str], config: Any, path: Pa
             display.show_compiled(console, plan)
 
         _print(arguments, plan, show)
+
+
+def _profile(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
+    from research.training import profiling, profiling_display
+
+    told = profiling.profile(_named(config, path), workdir=arguments.workdir) | {"changes": changes}
+    _print(arguments, told, lambda console: profiling_display.show_profile(console, told))
 
 
 def _rates(arguments: Arguments) -> Any:

@@ -14,7 +14,7 @@ from absl import flags
 
 from research.errors import UserError, did_you_mean
 
-MODES = ("train", "inspect", "diff", "evaluate", "explain", "predict", "sample", "export")
+MODES = ("train", "inspect", "profile", "diff", "evaluate", "explain", "predict", "sample", "export")
 SPLITS = ("test", "validation", "train")
 FORMATS = ("table", "json", "csv", "html")
 EXECUTORS = ("process", "ray")
@@ -25,16 +25,16 @@ WEIGHTS = (".safetensors", ".npz")
 CHOICES = {"mode": MODES, "split": SPLITS, "format": FORMATS, "executor": EXECUTORS}
 
 GOES_WITH = {
-    "config": ("train", "inspect", "diff"),
+    "config": ("train", "inspect", "profile", "diff"),
     "against": ("diff", "evaluate"),
     "resume": ("train",),
-    "workdir": ("train", "inspect"),
+    "workdir": ("train", "inspect", "profile"),
     "executor": ("train",),
     "tensorboard": ("train",),
     "run": ("evaluate", "explain", "predict", "sample", "export"),
     "split": ("evaluate", "explain"),
     "thorough": ("evaluate",),
-    "format": ("inspect", "diff", "evaluate", "explain", "predict", "sample", "export"),
+    "format": ("inspect", "profile", "diff", "evaluate", "explain", "predict", "sample", "export"),
     "unfold": ("inspect",),
     "rates": ("inspect",),
     "compile": ("inspect",),
@@ -103,7 +103,12 @@ def make_flags() -> flags.FlagValues:
         kind(name, default, meaning, flag_values=values)
 
     text("config", None, "what to run: FILE.py, FILE.py:ARGUMENT or the config.json of a run")
-    text("mode", "train", "train, inspect (show the plan and stop), diff, evaluate, explain, predict, sample or export")
+    text(
+        "mode",
+        "train",
+        "train, inspect (show the plan and stop), profile (where the time of a step goes), diff, evaluate, explain, "
+        "predict, sample or export",
+    )
     text(
         "against",
         None,
@@ -237,6 +242,7 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
             instead = {
                 "train": "to go on with a run: --resume",
                 "inspect": "to inspect a run: --config RUN/config.json",
+                "profile": "to profile a run's steps: --config RUN/config.json",
                 "diff": "to compare runs: --config RUN --against RUN",
             }
             *modes, last = GOES_WITH["run"]

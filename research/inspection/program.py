@@ -180,8 +180,13 @@ def scope(equation: JaxprEqn, layers: Collection[str], around: str = "") -> str:
     Flax opens a scope for each layer, `jax.named_scope` for anything; differentiation and loops add words of their own,
     as in "transpose(jvp(Net))/block_00/jvp(Net)/block_00/dense", which name no layer.
     """
+    return innermost(str(equation.source_info.name_stack), layers, around)
+
+
+def innermost(scopes: str, layers: Collection[str], around: str = "") -> str:
+    """The innermost of `layers` that a path of name scopes leads through; `around` if it names none."""
     path = around
-    for name in re.split(r"[/()]", str(equation.source_info.name_stack)):
+    for name in re.split(r"[/()]", scopes):
         name = name.partition(".")[0]  # "tokens.attend" is a method of the layer "tokens"
         inner = f"{path}/{name}" if path else name
         if name and inner in layers:

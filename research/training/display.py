@@ -43,7 +43,7 @@ def _noted(text: str) -> Text:
 
 def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
     """What a run will do, as `run.inspect` tells it."""
-    data, table = plan["data"], _pairs()
+    data, table = plan["data"], pairs()
     table.add_row("model", Text.assemble((plan["model"], "bold"), f", {_parameters(plan)}"))
     splits = ", ".join(f"{data[name]:,} {name}" for name in ("train", "validation", "test") if name in data)
     shape = " x ".join(map(str, data["shape"]))
@@ -90,7 +90,7 @@ def show_compiled(console: Console, plan: Mapping[str, Any]) -> None:
     """What XLA says of a chunk of training, where it was asked."""
     if "compiled" not in plan:
         return
-    table = _pairs()
+    table = pairs()
     words = {
         "argument_bytes": "state and data that go in",
         "output_bytes": "state and metrics that come out",
@@ -218,7 +218,7 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print()
     if "test" in summary:
         _show_report(console, "test", summary["test"])
-    table = _pairs()
+    table = pairs()
     table.add_row("ended", f"{summary['reason']}, after {summary['steps']:,} steps")
     if summary.get("best", {}).get("value") is not None:
         best = summary["best"]
@@ -253,7 +253,7 @@ def show_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
 def _show_report(console: Console, split: str, report: Mapping[str, Any]) -> None:
     if "classes" in report:
         _show_classes(console, split, report)
-    figures = _pairs()
+    figures = pairs()
     if (bits := _in_bits(report)) is not None:
         figures.add_row(split, Text.assemble((bits, "bold green"), f", over {report['tokens']:,} tokens"))
         figures.add_row("perplexity", f"{report['perplexity']:.4g}")
@@ -266,7 +266,7 @@ def _show_report(console: Console, split: str, report: Mapping[str, Any]) -> Non
 
 
 def _show_classes(console: Console, split: str, report: Mapping[str, Any]) -> None:
-    table = _grid(split, ">precision", ">recall", ">F1", ">examples")
+    table = grid(split, ">precision", ">recall", ">F1", ">examples")
     rows, hidden = report["classes"], 0
     if len(rows) > CLASSES_SHOWN:
         rows = sorted(rows, key=lambda row: row["f1"])[:CLASSES_SHOWN]
@@ -296,7 +296,7 @@ def show_prompt(console: Console, prompt: str) -> None:
 
 def show_export(console: Console, told: Mapping[str, Any]) -> None:
     """What was saved of a run, as `exporting` tells it."""
-    table = _pairs()
+    table = pairs()
     table.add_row("run", f"{told['folder']}, step {told['step']:,}")
     table.add_row("layout", told.get("layout", f"adapters of {told.get('base', {}).get('path')}"))
     table.add_row("parameters", f"{told['parameters']:,}")
@@ -308,7 +308,7 @@ def show_export(console: Console, told: Mapping[str, Any]) -> None:
 # Words and tables
 
 
-def _pairs() -> Table:
+def pairs() -> Table:
     """A table of names and what they are."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True, min_width=10)
@@ -321,7 +321,7 @@ def _print_path(console: Console, name: str, path: Any) -> None:
     console.print(Text.assemble((f"{name:<12}", "dim"), (str(path), "cyan")), soft_wrap=True)
 
 
-def _grid(*headers: str) -> Table:
+def grid(*headers: str) -> Table:
     """A table with a line of headers and no rules; ">" before a header puts its column to the right."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for header in headers:

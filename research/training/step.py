@@ -97,6 +97,7 @@ def _initial_state(plan: Plan, experiment: Experiment, trainable: Parameters, mo
 # The batch of a step
 
 
+@jax.named_scope("batch")
 def batch_at(plan: Plan, experiment: Experiment, data: Data, step: jax.Array, first_step: jax.Array) -> Batch:
     """The examples of a step as the model sees them, and its targets: a function of the seeds and the step alone."""
     if plan.streamed:
@@ -237,14 +238,15 @@ def train_step(
     squares = jax.tree.map(lambda g: jnp.sum(jnp.square(g)), gradient)
     norm = jnp.sqrt(sum(squares.values()))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    gradient = groups.clipped(plan, experiment, gradient, norm)
-    transformation = groups.transformation(plan, experiment)
-    direction, optimizer_state = transformation.update(gradient, state.optimizer_state, state.trainable)
-    update = groups.scaled(groups.learning_rates(plan, experiment, state.step), direction)
-    trainable = jax.tree.map(jnp.add, state.trainable, update)
-    new = (trainable, model_state, optimizer_state, averaged(experiment, state, trainable, model_state))
-    old = (state.trainable, state.model_state, state.optimizer_state, state.average)
-    trainable, model_state, optimizer_state, average = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    with jax.named_scope("update"):
+        gradient = groups.clipped(plan, experiment, gradient, norm)
+        transformation = groups.transformation(plan, experiment)
+        direction, optimizer_state = transformation.update(gradient, state.optimizer_state, state.trainable)
+        update = groups.scaled(groups.learning_rates(plan, experiment, state.step), direction)
+        trainable = jax.tree.map(jnp.add, state.trainable, update)
+        new = (trainable, model_state, optimizer_state, averaged(experiment, state, trainable, model_state))
+        old = (state.trainable, state.model_state, state.optimizer_state, state.average)
+        trainable, model_state, optimizer_state, average = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     bad = (~finite).astype(jnp.uint32)
     new_state = State(
         step=state.step + 1,

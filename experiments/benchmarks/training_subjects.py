@@ -13,7 +13,7 @@ Nothing heavy is imported, so that a worker's start is its own.
 from typing import Any, NamedTuple
 
 RATE, DECAY = 1e-3, 1e-2
-CHECK = {"learning_rate": 0.1, "epsilon": 1e-3, "weight_decay": 0.1}
+CHECK = {"learning_rate": 0.01, "epsilon": 1e-2, "weight_decay": 0.1}
 """AdamW where one step of it is compared: it goes far, and where a gradient is but rounding it goes nowhere."""
 MOST_EXAMPLES, MOST_BYTES = 60_000, 1 << 26
 

@@ -188,10 +188,14 @@ class Worker:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:150] if lines else ""
 
-    def close(self) -> None:
-        """Ends the process."""
+    def leave(self) -> None:
+        """Lets the process end, and does not wait."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.leave()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -303,12 +307,20 @@ def steps(how: How) -> None:
             print(f"{name}: {error}\n", flush=True)
             continue
         finally:
-            for row in rows:
-                row.close()
+            end(rows)
         show(workload, rows, flops, rate)
         summary.append(summary_of(name, rows))
     header = ("network", "fastest PyTorch", "times as long", "Flax loop", "tuned, both")
     table("Times as long as ours: the fastest setting of PyTorch, and Flax", header, summary, width=WIDTH)
+
+
+def end(rows: list[Row]) -> None:
+    """Ends all their processes."""
+    for row in rows:
+        if row.worker is not None:
+            row.worker.leave()
+    for row in rows:
+        row.close()
 
 
 def measure(workload: subjects.Workload, rows: list[Row], how: How) -> tuple[int, float]:
@@ -468,7 +480,7 @@ def start(how: How) -> None:
         print("start: left out, for MNIST_DIR does not say where MNIST is\n")
         return
     epochs, found = 1 if how.tiny else EPOCHS, {}
-    for _ in range(min(3, how.rounds)):
+    for _ in range(1 if how.tiny else min(3, how.rounds)):
         with tempfile.TemporaryDirectory() as cache:
             turns = {
                 f"{OURS}, cold": functools.partial(launched, cache, epochs),

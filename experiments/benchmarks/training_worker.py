@@ -117,7 +117,7 @@ def serve(make: Callable[[], Trainer]) -> None:
         answers.flush()
 
 
-def in_a_line(error: BaseException, most: int = 150) -> str:
-    """What went wrong, briefly: the kind of error and the first line of it that says something."""
+def in_a_line(error: BaseException, most: int = 200) -> str:
+    """What went wrong, briefly: the kind of error and the first two lines of it that say something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:most]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"[:most]

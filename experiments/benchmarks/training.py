@@ -413,7 +413,7 @@ def show(workload: subjects.Workload, rows: list[Row], flops: int, rate: float) 
             (
                 row.name + threads,
                 spread(row.times, 3),
-                *(spread(ratios(row.times, base.times)) for base in bases),
+                *("1" if row is base else spread(ratios(row.times, base.times)) for base in bases),
                 f"{reached / of_unit:,.1f}",
                 f"{100 * reached / rate:.1f} %" if rate else "",
                 f"{row.bytes / 2**20:,.0f}" if row.bytes else "",

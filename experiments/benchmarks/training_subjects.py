@@ -7,7 +7,7 @@
     W5      a GPT of six blocks of width 192, on bytes                                         128 tokens
     ViT-B/16 and GPT-2, on a GPU: 224x224x3 and 1000 classes, 1024 of 50,257 tokens            bfloat16
 
-Nothing heavy is imported, so that a worker's start is its own.
+Each is expressed by a config of ours as it is. Nothing heavy is imported, so that a worker's start is its own.
 """
 
 from typing import Any, NamedTuple

@@ -12,13 +12,14 @@
     size        cost of ours against batch, width, depth and positions, and the slope of that on logarithmic axes
 
 That PyTorch computes the same is checked before anything is timed: with our initial parameters and one batch, the loss
-must agree to 1e-4 of itself, and parameters after a step of AdamW that takes them up to 0.1 away to 1e-4.
+must agree to 1e-4 of itself, and parameters after a step of AdamW that takes them up to 0.01 away to 1e-4.
 
 Each row is a process of its own. They take turns, each as many steps as last `--seconds`, `--rounds` times; printed are
-medians, in brackets the least and the most, and ratios taken round by round. FLOPs are those of our inspection, forward
-and backward. PyTorch has the best of one, two and all threads. "tuned" is a process whose C library keeps memory that
-is freed, which is no setting of either framework. Where there is a GPU, batches are larger, two large networks come
-besides, and the processes of a network start together, so that first steps are those of a busy machine.
+medians, in brackets the least and the most, and ratios taken round by round: "x ours" is how many times as long as ours
+a step takes. FLOPs are those of our inspection, forward and backward. PyTorch has the best of one, two and all threads.
+"tuned" is a process whose C library keeps memory that is freed, which is no setting of either framework. Where there is
+a GPU, batches are larger, two large networks come besides, and the processes of a network start together, so that first
+steps are those of a busy machine.
 """
 
 import argparse
@@ -60,7 +61,7 @@ ALLOCATOR = {
 TUNED = ", tuned"
 PEAK_SIZES = {"cpu": 1536, "gpu": 8192}
 """Rows of the matrices whose product is the peak."""
-PATIENCE = 420
+PATIENCE = {"cpu": 600, "gpu": 150}
 """Seconds that an answer may take."""
 
 
@@ -139,9 +140,10 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         command = [sys.executable, str(HERE / script), *map(json.dumps, arguments)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors, "bufsize": 0}
         environment = self._environment(tuned=tuned, gpu=gpu)
-        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+        self._patience = PATIENCE["gpu" if gpu else "cpu"]
 
     def _environment(self, *, tuned: bool, gpu: bool) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "JAX_COMPIL"))}
@@ -159,16 +161,15 @@ class Worker:
     def tell(self, what: str, *arguments: Any) -> None:
         """Tells what is to be done, and does not wait."""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps([what, *arguments]) + "\n")
-            self._process.stdin.flush()
+            self._process.stdin.write(f"{json.dumps([what, *arguments])}\n".encode())
 
     def answer(self) -> dict[str, Any]:
         """Waits for the answer to the first line that has none yet. Raises Failed."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(PATIENCE):
+            if not selector.select(self._patience):
                 self._process.kill()
-                raise Failed(f"no answer in {PATIENCE} s")
+                raise Failed(f"no answer in {self._patience} s")
         line = self._process.stdout.readline()
         if not line:
             raise Failed(f"the process ended with status {self._process.wait()}: {self._last_words()}")
@@ -187,10 +188,14 @@ class Worker:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:150] if lines else ""
 
-    def close(self) -> None:
-        """Ends the process."""
+    def leave(self) -> None:
+        """Lets the process end, and does not wait."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.leave()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -278,8 +283,10 @@ def torch_settings(*, pictures: bool, gpu: bool) -> Iterator[tuple[str, dict[str
     """What PyTorch may be told, and how that is called."""
     last = {"channels_last": True}
     yield "", {}
-    yield ", AdamW unfused", {"fused": False}
-    yield ", compiled", {"compiled": "default"}
+    if not gpu:  # there everything costs dear time, and the compiler lays pictures out by itself
+        yield ", AdamW unfused", {"fused": False}
+    if not gpu or not pictures:
+        yield ", compiled", {"compiled": "default"}
     if pictures:
         yield ", channels last", last
         yield ", compiled, channels last", last | {"compiled": "default"}
@@ -300,12 +307,20 @@ def steps(how: How) -> None:
             print(f"{name}: {error}\n", flush=True)
             continue
         finally:
-            for row in rows:
-                row.close()
+            end(rows)
         show(workload, rows, flops, rate)
         summary.append(summary_of(name, rows))
     header = ("network", "fastest PyTorch", "times as long", "Flax loop", "tuned, both")
     table("Times as long as ours: the fastest setting of PyTorch, and Flax", header, summary, width=WIDTH)
+
+
+def end(rows: list[Row]) -> None:
+    """Ends all their processes."""
+    for row in rows:
+        if row.worker is not None:
+            row.worker.leave()
+    for row in rows:
+        row.close()
 
 
 def measure(workload: subjects.Workload, rows: list[Row], how: How) -> tuple[int, float]:
@@ -313,18 +328,21 @@ def measure(workload: subjects.Workload, rows: list[Row], how: How) -> tuple[int
 
     Raises Failed where ours cannot be run or PyTorch does something else.
     """
-    ours = rows[0]
-    begin(rows, together=how.gpu)
-    if ours.failed:
-        raise Failed(f"ours: {ours.failed}")
-    size = 256 if how.tiny else PEAK_SIZES["gpu" if how.gpu else "cpu"]
-    flops = ours.told("flops").get("flops", 0)
-    if torch := next((row for row in rows if row.is_torch and not row.failed), None):
-        check(workload, ours, torch)
-    rate = max(row.told("peak", size).get("rate", 0.0) for row in (ours, torch) if row is not None)
+    with tempfile.TemporaryDirectory() as folder:
+        compared = (subjects.checked(workload)._asdict(), str(Path(folder, "step.npz")))
+        flops = begin(rows, compared, together=how.gpu)
+        torch = next((row for row in rows if row.is_torch and not row.failed), None)
+        if torch is not None:
+            told = torch.told("check", *compared)
+            check(told, torch)
+            print(f"{workload.name} compared: loss to {told['loss']:.0e}, parameters to {told['parameters']:.0e}")
+        elif any(row.is_torch for row in rows):
+            print(f"{workload.name} not compared: nothing of PyTorch could be run")
     counts = {row.begun["parameters"] for row in rows if row.begun}
     if len(counts) > 1:
         raise Failed(f"the networks have {' and '.join(map(str, sorted(counts)))} parameters")
+    size = 256 if how.tiny else PEAK_SIZES["gpu" if how.gpu else "cpu"]
+    rate = max(row.told("peak", size).get("rate", 0.0) for row in (rows[0], torch) if row is not None)
     for row in rows:
         row.threads = row.told("settle", how.seconds).get("threads")
     for _ in range(how.rounds):
@@ -336,31 +354,43 @@ def measure(workload: subjects.Workload, rows: list[Row], how: How) -> tuple[int
     return flops, rate
 
 
-def begin(rows: list[Row], *, together: bool) -> None:
-    """The first step of each, one row after another or all at once; what finds no memory then is told again alone."""
+def begin(rows: list[Row], compared: tuple[dict[str, Any], str], *, together: bool) -> int:
+    """The first step of each, one row after another or all at once; ours also writes the step that is compared.
+
+    What finds no memory while others have it is told again alone. Returns the FLOPs of a step. Raises Failed where ours
+    cannot do any of this.
+    """
+    ours = rows[0]
+
+    def first(row: Row) -> None:
+        row.start()
+        if row is ours:
+            row.worker.tell("flops")
+            row.worker.tell("check", *compared)
+
+    flops = 0
     if together:
         for row in rows:
-            row.start()
+            first(row)
     for row in rows:
         if not together:
-            row.start()
+            first(row)
         row.begun = row.told()
+        if row is ours:
+            flops, _ = row.told().get("flops", 0), row.told()
+            if row.failed:
+                raise Failed(f"ours: {row.failed}")
     for row in rows:
         if together and "memory" in row.failed.lower():
             row.failed = ""
             row.begun = row.told("begin")
+    return flops
 
 
-def check(workload: subjects.Workload, ours: Row, torch: Row) -> None:
-    """Compares one step. Raises Failed where they differ, or where either cannot take it."""
-    compared = subjects.checked(workload)._asdict()
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, "step.npz"))
-        ours.told("check", compared, path)
-        told = torch.told("check", compared, path)
-    for row in (ours, torch):
-        if row.failed:
-            raise Failed(f"{row.name} could not be compared: {row.failed}")
+def check(told: dict[str, Any], torch: Row) -> None:
+    """Raises Failed where a step of PyTorch is not ours, by what its worker told, or where it could not take it."""
+    if torch.failed:
+        raise Failed(f"{torch.name} could not be compared: {torch.failed}")
     if not (told["loss"] <= TOLERANCE and told["parameters"] <= TOLERANCE):  # NaN is no agreement
         raise Failed(
             f"PyTorch computes something else: the loss differs by {told['loss']:.1g} of itself, and after a step "
@@ -371,7 +401,8 @@ def check(workload: subjects.Workload, ours: Row, torch: Row) -> None:
 def show(workload: subjects.Workload, rows: list[Row], flops: int, rate: float) -> None:
     """Prints what was found of a workload."""
     bases = [row for row in rows if row.name in (OURS, OURS + TUNED) and row.times]
-    cells = []
+    cells, unit = [], "TFLOP/s" if rate > 1e13 else "GFLOP/s"
+    of_unit = 1e12 if unit == "TFLOP/s" else 1e9
     for row in rows:
         if row.failed:
             cells.append((row.name, row.failed))
@@ -382,8 +413,8 @@ def show(workload: subjects.Workload, rows: list[Row], flops: int, rate: float) 
             (
                 row.name + threads,
                 spread(row.times, 3),
-                *(spread(ratios(row.times, base.times)) for base in bases),
-                f"{reached / 1e9:,.0f}",
+                *("1" if row is base else spread(ratios(row.times, base.times)) for base in bases),
+                f"{reached / of_unit:,.1f}",
                 f"{100 * reached / rate:.1f} %" if rate else "",
                 f"{row.bytes / 2**20:,.0f}" if row.bytes else "",
                 f"{row.begun['from_start']:.1f}",
@@ -394,10 +425,10 @@ def show(workload: subjects.Workload, rows: list[Row], flops: int, rate: float) 
     told = " x ".join(map(str, workload.shape))
     title = (
         f"{workload.name}: {told}, batch {workload.batch}, {workload.precision}, {flops / 1e9:.3g} GFLOP a step; a "
-        f"matrix product reaches {rate / 1e9:,.0f} GFLOP/s"
+        f"matrix product reaches {rate / of_unit:,.0f} {unit}"
     )
     bases_named = tuple(f"x {base.name}" for base in bases)
-    header = ("", "ms a step", *bases_named, "GFLOP/s", "of product", "MiB", "s to first step", "its call")
+    header = ("", "ms a step", *bases_named, unit, "of product", "MiB", "s to first step", "its call")
     table(title, header, [cell for cell in cells if len(cell) > 2], width=WIDTH)
     for name, why in failures:
         print(f"  {name}: {why}")
@@ -449,7 +480,7 @@ def start(how: How) -> None:
         print("start: left out, for MNIST_DIR does not say where MNIST is\n")
         return
     epochs, found = 1 if how.tiny else EPOCHS, {}
-    for _ in range(min(3, how.rounds)):
+    for _ in range(1 if how.tiny else min(3, how.rounds)):
         with tempfile.TemporaryDirectory() as cache:
             turns = {
                 f"{OURS}, cold": functools.partial(launched, cache, epochs),

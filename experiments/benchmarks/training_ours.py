@@ -19,7 +19,7 @@ if __name__ == "__main__":
     runtime.remember_programs()
 
 import training_subjects as subjects  # noqa: E402
-from training_worker import Trainer, serve  # noqa: E402
+from training_worker import OnJax, serve  # noqa: E402
 
 from research.config import config, structure  # noqa: E402
 from research.data.base import Dataset, Loaded, Normalisation, Split  # noqa: E402
@@ -73,7 +73,7 @@ def experiment(found: subjects.Workload, **optimizer: float) -> Any:
     )
 
 
-class Ours(Trainer):
+class Ours(OnJax):
     """Our compiled chunk of steps, called as the loop calls it."""
 
     def __init__(self, found: subjects.Workload, **optimizer: float):
@@ -99,13 +99,6 @@ class Ours(Trainer):
 
     def parameters(self) -> int:
         return sum(value.size for value in self.state.trainable.values())
-
-    def memory(self) -> dict[str, Any]:
-        import jax
-
-        statistics = jax.local_devices()[0].memory_stats() or {}
-        held = statistics.get("peak_bytes_in_use")
-        return super().memory() if held is None else {"bytes": held}
 
     def flops(self) -> dict[str, Any]:
         """Of a step but for the update, forward and backward, as our inspection counts them."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import training_subjects as subjects
-from training_worker import Trainer, serve
+from training_worker import OnJax, Trainer, serve
 
 
 class Setting(NamedTuple):
@@ -228,7 +228,7 @@ class Torch(Trainer):
         return {"loss": relative, "parameters": float(moved[worst].abs().max()), "worst": worst}
 
 
-class Flax(Trainer):
+class Flax(OnJax):
     """A plain Flax loop."""
 
     def __init__(self, found: subjects.Workload, setting: Setting):
@@ -280,12 +280,6 @@ class Flax(Trainer):
         import jax
 
         return sum(value.size for value in jax.tree.leaves(self.state.params))
-
-    def memory(self) -> dict[str, Any]:
-        import jax
-
-        held = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-        return super().memory() if held is None else {"bytes": held}
 
 
 if __name__ == "__main__":

@@ -47,12 +47,11 @@ def get_config(variant: str = "") -> Sweep:
     if not Path(SOURCE).is_dir():
         first = "python launch.py --config experiments/pretrain_glyphs.py"
         raise UserError(f"{SOURCE}: there is no such run yet; first: {first}")
-    compared, labelled = strategies(), zip(LABELLED, BATCHES, strict=True)
-    rates, tried, judge = (2e-3, 8e-3, 3.2e-2), 1, 4
-    if variant == "hundred":
-        compared, labelled = {name: compared[name] for name in ("from scratch", "full")}, [(100, 20)]
+    compared, rates, tried, judge = strategies(), (2e-3, 8e-3, 3.2e-2), 1, 4
+    labelled = [zipped(grid("data.examples", *LABELLED), grid("batch_size", *BATCHES))]
+    if variant == "hundred":  # as the base has them
+        compared, labelled = {name: compared[name] for name in ("from scratch", "full")}, []
         rates, tried, judge = (4e-3, 8e-3, 1.6e-2, 3.2e-2), 5, 10
-    examples, batches = zip(*labelled, strict=True)
     return Sweep(
         base=Experiment(
             data=Few(Digits(), examples=100),
@@ -65,7 +64,7 @@ def get_config(variant: str = "") -> Sweep:
             norms="none",
         ),
         space=product(
-            zipped(grid("data.examples", *examples), grid("batch_size", *batches)),
+            *labelled,
             zipped(grid("name", *compared), grid("finetuning", *compared.values())),
             grid("optimizer.learning_rate", *rates),
             zipped(repeat("seed", tried), repeat("data.seed", tried)),  # each with labels of its own

@@ -145,6 +145,10 @@ def test_a_draw_of_the_data_is_repeated_as_a_seed_is_in_one_program(sweep, tmp_p
         {"optimizer.learning_rate": chosen, "seed": seed, "data.seed": seed} for seed in (2, 3)
     ]
     assert program["judged"]["accuracies"] == [row["test"]["accuracy"] for row in rows[4:]]
+    assert program["chosen"]["values"] == {"optimizer.learning_rate": chosen}
+    assert program["chosen"]["value"] == pytest.approx(np.mean(of_rate[chosen]))
+    tested = [row["test"]["loss"] for row in rows[:4] if row["values"]["optimizer.learning_rate"] == chosen]
+    assert program["chosen"]["test"]["loss"] == pytest.approx(np.mean(tested))
 
     last = base
     for path, value in rows[5]["values"].items():

@@ -47,7 +47,7 @@ def get_config(variant: str = "") -> Sweep:
     if not Path(SOURCE).is_dir():
         first = "python launch.py --config experiments/pretrain_glyphs.py"
         raise UserError(f"{SOURCE}: there is no such run yet; first: {first}")
-    compared, rates, tried, judge = strategies(), (2e-3, 8e-3, 3.2e-2), 1, 4
+    compared, rates, tried, judge = strategies(), (2e-3, 8e-3, 3.2e-2), 1, 6
     labelled = [zipped(grid("data.examples", *LABELLED), grid("batch_size", *BATCHES))]
     if variant == "hundred":  # as the base has them
         compared, labelled = {name: compared[name] for name in ("from scratch", "full")}, []

@@ -3,12 +3,13 @@
     python launch.py --config experiments/pretrain_glyphs.py
     python launch.py --config experiments/finetune_digits.py      then begins with it
 
-Time: about half a minute on two cores. Result: 99.5 % test accuracy.
+Time: about 40 s on two cores. Result: 99.5 % test accuracy.
 
 Characters fill the picture and are not blurred, as there, and are turned, slanted and thickened more than fonts are, as
 hands do. The norms look at one example at a time, so that a network can be fine-tuned on a handful of them. The decay
-is strong, for large weights hardly move in the few steps that fine-tuning takes: of 100 handwritten digits for each of
-ten networks, all of it then makes 1 % more right.
+is strong, for large weights hardly move in the few steps of fine-tuning. Fine-tuned in full on 100 labels, over ten
+draws of these, the network gets 96.5 % of the test digits right; with a decay of 0.01 it is 95.6 %, and 95.2 % if the
+glyphs are posed as they are without being told.
 """
 
 from research.data import Glyphs

@@ -175,7 +175,7 @@ def run_trials(
         problems = session.row(trial)[1].problems
         if problems and trial.fingerprint not in session.ledger.done:
             record(session, [_failed(trial, problems)], {trial.index: trial}, None)
-    left = session.ledger.left(trials)
+    left = session.ledger.left(trials, plain.about(session.plan))
     session.progress.expect(expected or len(trials), before + len(trials) - len(left))
     if session.executor is not None:
         return session.executor.run(session, left)
@@ -394,13 +394,8 @@ def _failed(trial: Trial, problems: Sequence[str]) -> dict[str, Any]:
 
 def record(session: Session, rows: Sequence[dict[str, Any]], trials: Mapping[int, Trial], examples: Any) -> None:
     """Keeps what came of trials, by their numbers."""
-    told = []
-    for row in rows:
-        trial = trials[row["trial"]]
-        stage = "search" if trial.of is None else "judgement"
-        about = {"stage": stage, "of": trial.of, "program": session.row(trial)[0]}
-        told.append(row | about | {"values": plain.values_of(trial)})
-    session.ledger.record(told, examples)
+    about = plain.about(session.plan)
+    session.ledger.record([row | about(trials[row["trial"]]) for row in rows], examples)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

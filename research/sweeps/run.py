@@ -60,10 +60,11 @@ def run(
         with found.lock():
             _write_start(found, plan, shelf, config_file, command)
             with Ledger(found) as ledger:
-                done = len(plan.trials) - len(ledger.left(plan.trials))
+                left = ledger.left(plan.trials, plain.about(plan))
+                done = len(plan.trials) - len(left)
                 if sweep.search is not None:  # of later batches, too
                     done = sum(told["stage"] == "search" for told in ledger.done.values())
-                expected = expect(plan, ledger.left(plan.trials), workdir)
+                expected = expect(plan, left, workdir)
                 display.show(console, plan, changes=changes, expected=expected)
                 display.show_start(console, found.path, done=done, trials=plan.expected)
                 progress = display.Progress(console, plan.expected, done, sweep.select.rpartition("/")[2], _token(plan))

@@ -177,6 +177,18 @@ def test_a_larger_sweep_runs_what_is_new_alone_and_keeps_all(sweep, tmp_path, pa
     same_tables(Path(whole["folder"]), Path(summary["folder"]))
 
 
+def test_what_another_sweep_searched_is_judged_by_and_what_it_judged_is_searched(sweep, tmp_path, packs):
+    few = dataclasses.replace(sweep, judge=2)  # judged on seeds 2 and 3
+    more = dataclasses.replace(override(sweep, "space.spaces.2.times", 3), judge=2)  # on 3 and 4; 2 is of the search
+    more = override(more, "space.spaces.0.values", (2, 1))  # so that programs have other numbers
+    alone = module.run(more, workdir=str(tmp_path / "alone"))
+    module.run(few, workdir=str(tmp_path / "after"))
+    packs.clear()
+    summary = module.run(more, workdir=str(tmp_path / "after"))
+    assert sum(map(len, packs)) < 16  # some were known
+    same_tables(Path(alone["folder"]), Path(summary["folder"]))
+
+
 @pytest.mark.parametrize("after", [0, 2, 4, 7])
 def test_an_interrupted_sweep_goes_on_where_it_was(sweep, tmp_path, interrupted_after, after):
     whole = module.run(sweep, workdir=str(tmp_path / "whole"))

@@ -47,10 +47,11 @@ def get_config(variant: str = "") -> Sweep:
     if not Path(SOURCE).is_dir():
         first = "python launch.py --config experiments/pretrain_glyphs.py"
         raise UserError(f"{SOURCE}: there is no such run yet; first: {first}")
-    compared, labelled, judge = strategies(), zip(LABELLED, BATCHES, strict=True), 4
-    if variant == "hundred":
-        compared, labelled, judge = {name: compared[name] for name in ("from scratch", "full")}, [(100, 20)], 10
-    examples, batches = zip(*labelled, strict=True)
+    compared, rates, tried, judge = strategies(), (2e-3, 8e-3, 3.2e-2), 1, 6
+    labelled = [zipped(grid("data.examples", *LABELLED), grid("batch_size", *BATCHES))]
+    if variant == "hundred":  # as the base has them
+        compared, labelled = {name: compared[name] for name in ("from scratch", "full")}, []
+        rates, tried, judge = (4e-3, 8e-3, 1.6e-2, 3.2e-2), 5, 10
     return Sweep(
         base=Experiment(
             data=Few(Digits(), examples=100),
@@ -63,10 +64,10 @@ def get_config(variant: str = "") -> Sweep:
             norms="none",
         ),
         space=product(
-            zipped(grid("data.examples", *examples), grid("batch_size", *batches)),
+            *labelled,
             zipped(grid("name", *compared), grid("finetuning", *compared.values())),
-            grid("optimizer.learning_rate", 1e-3, 4e-3, 1.6e-2),
-            repeat("seed", 1),
+            grid("optimizer.learning_rate", *rates),
+            zipped(repeat("seed", tried), repeat("data.seed", tried)),  # each with labels of its own
         ),
         judge=judge,
         judge_most=len(LABELLED) * len(compared),

@@ -43,7 +43,11 @@ def get_config(argument: str = "") -> Experiment:
         raise UserError("both are needed: path=FOLDER_OF_WEIGHTS,data=FOLDER_OF_PICTURES")
     else:
         source = read_pretrained(chosen["path"])
-        size = (int(chosen["size"]),) * 2 if "size" in chosen else tuple(source.spec.shape[:2])
+        if len(source.spec.shape) != 3:
+            raise UserError(
+                f"{chosen['path']}: {type(source.model).__name__} reads text; a network of pictures is needed"
+            )
+        size = (side(chosen["size"]),) * 2 if "size" in chosen else source.spec.shape[:2]
         data, model = pictures(chosen["data"], size, chosen.get("color", "rgb")), source.model
         if hasattr(model, "scan"):
             model = dataclasses.replace(model, scan=True)  # compiled once for any depth
@@ -59,6 +63,13 @@ def get_config(argument: str = "") -> Experiment:
         batch_size=32,
         norms="none",
     )
+
+
+def side(size: str) -> int:
+    """Pixels a side, as typed."""
+    if not size.isdecimal() or int(size) == 0:
+        raise UserError(f"size: '{size}' is no number of pixels a side; say size=224")
+    return int(size)
 
 
 def pictures(where: str, size: tuple[int, int], color: str) -> ImageFolder | TFDS:

@@ -3,10 +3,13 @@
     python launch.py --config experiments/pretrain_glyphs.py
     python launch.py --config experiments/finetune_digits.py      then begins with it
 
-Time: about half a minute on two cores. Result: 99.5 % test accuracy.
+Time: about 40 s on two cores. Result: 99.5 % test accuracy.
 
-Characters fill the picture and are not blurred, as there. The norms look at one example at a time, so that a network
-can be fine-tuned on a handful of them.
+Characters fill the picture and are not blurred, as there, and are turned, slanted and thickened more than fonts are, as
+hands do. The norms look at one example at a time, so that a network can be fine-tuned on a handful of them. The decay
+is strong, for large weights hardly move in the few steps of fine-tuning. Fine-tuned in full on 100 labels, over ten
+draws of these, the network gets 96.5 % of the test digits right; with a decay of 0.01 it is 95.6 %, and 95.2 % if the
+glyphs are posed as they are without being told.
 """
 
 from research.data import Glyphs
@@ -16,9 +19,9 @@ from research.training import AdamW, Cosine, Experiment, epochs, percent
 
 def get_config() -> Experiment:
     return Experiment(
-        data=Glyphs(size=8, fill=1.0, blur=0.0, alphabet="digits", examples=20_000),
+        data=Glyphs(size=8, fill=1.0, blur=0.0, rotation=25.0, scale=0.3, shear=0.5, stroke=0.3, examples=40_000),
         model=ConvNet(features=(12, 24, 48), norm="group"),
-        optimizer=AdamW(learning_rate=4e-3, weight_decay=1e-2),
+        optimizer=AdamW(learning_rate=4e-3, weight_decay=0.3),
         schedule=Cosine(warmup=percent(5)),
         duration=epochs(5),
         batch_size=64,

@@ -40,7 +40,9 @@ def shortened(line: str) -> str:
     if "compress" in line:
         return line.replace("compress_digits.py", "compress_digits.py:int8") + " --config.budget 1 --config.rounds 1"
     if "finetune_digits" in line:
-        return f"{line} {SHORT.replace('config.', 'config.base.')} --config.judge 1 --config.space.spaces.2.values 0.01"
+        once = " ".join(f"--config.space.spaces.2.spaces.{i}.times 1" for i in (0, 1))
+        short = f"{SHORT.replace('config.', 'config.base.')} --config.judge 1 --config.space.spaces.1.values 0.01"
+        return f"{line} {short} {once}"
     if "sweep" in line:
         short = SHORT.replace("--config.", "--config.base.") + " --config.base.data.test 200 --config.judge 1"
         few = "--config.space.spaces.1.values 0.01 --config.space.spaces.2.times 1"

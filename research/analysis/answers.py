@@ -22,7 +22,7 @@ from research.analysis import statistics
 from research.analysis.choices import Axis, Place, find_axis
 from research.analysis.networks import NONE, Network, networks_of
 from research.analysis.statistics import Difference, Enough, Interval, Resampled, Scaling
-from research.analysis.sweeps import SweepFolder, outcomes
+from research.analysis.sweeps import SweepFolder, is_seed, outcomes
 
 LEVEL = 0.05
 """A difference is told from chance below this p-value, adjusted."""
@@ -216,9 +216,20 @@ def _judge(sweep: SweepFolder, networks: Sequence[Network], measure: str) -> dic
         source = kept if has_examples else known
         tables = [np.array([source[trial] for trial in n.trials], np.float64) for n in members]
         others = [[np.array([source[trial] for trial in n.others], np.float64)] if n.others else [] for n in members]
-        drawn = statistics.resample(tables, others, right_or_wrong=measure == "accuracy")
+        draws = [_draws(sweep, n.trials) for n in members]
+        drawn = statistics.resample(tables, others, draws=draws, right_or_wrong=measure == "accuracy")
         found[data] = Judged(drawn, {n.program: i for i, n in enumerate(members)}, tables[0].shape[1])
     return found
+
+
+def _draws(sweep: SweepFolder, trials: Sequence[int]) -> list[tuple[Any, ...]]:
+    """What each of some trials shares with trials of other networks: its seeds, but for that of the network itself.
+
+    Empty where no such seed is swept, and where the trials do not tell.
+    """
+    values = {row["trial"]: row["values"] for row in sweep.rows}
+    found = [tuple(v for path, v in values[trial].items() if is_seed(path) and path != "seed") for trial in trials]
+    return found if all(found) else []
 
 
 def _best(sweep: SweepFolder, networks: Sequence[Network]) -> Network:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from research.analysis import page, sweep_figures
 from research.analysis.answers import TOLERANCE, Answers, answers, importances, moves, scaling
-from research.analysis.networks import Network, in_words
+from research.analysis.networks import Network, in_words, without_what_names_say
 from research.analysis.shares import is_stretched
 from research.analysis.statistics import RESAMPLES, Interval, Scaling
 from research.analysis.sweeps import SweepFolder, is_seed, plain, read_sweep, short, si
@@ -246,13 +246,14 @@ def _caption_of_scaling(found: Answers, curve: Scaling) -> str:
 
 
 def _caption_of_importance(found: Answers, importance: dict[str, float]) -> str:
-    first, share = next(iter(importance.items()))
-    seeds = [name for name in importance if is_seed(name)]
-    noise = f", chance in the seed {100 * importance[seeds[0]]:.0f} %" if seeds else ""
+    field = next((path for path in importance if not is_seed(path)), None)
+    seed = next((path for path in importance if is_seed(path)), None)
+    causes = {} if field is None else {short(field, importance): importance[field]}
+    causes |= {} if seed is None else {"chance in the seed": importance[seed]}
+    shares = " and ".join(f"{cause} {100 * share:.0f} %" for cause, share in causes.items())
     return (
-        f"{short(first, importance)} explains {100 * share:.0f} % of how trials differ in validation "
-        f"{found.sweep.judged_by}"
-        f"{noise} (fANOVA over the trials of the search)."
+        f"What explains how trials differ in validation {found.sweep.judged_by}: {shares} (fANOVA over the trials of "
+        "the search)."
     )
 
 
@@ -391,7 +392,8 @@ def _networks(found: Answers) -> str:
     note = "From the best: the difference in points, with its 95 % interval" if found.measure == "accuracy" else ""
     unit = "in bits per " + found.sweep.token if found.sweep.token else "of losses"
     note = note or f"From the best: the difference {unit}, with its 95 % interval"
-    note += ", paired over examples and seeds. p: of that being chance, corrected for all comparisons (Holm). "
+    note += f", paired over examples{' and draws of the data' if _is_paired(found) else ''}. "
+    note += "p: of that being chance, corrected for all comparisons (Holm). "
     note += "Best in: the share of resamples in which it is the best. Feature sees: positions of the input, before "
     note += "anything is pooled over all of it."
     told = f"{_count(len(found.networks), 'network')}"
@@ -417,6 +419,11 @@ def _marks(found: Answers, network: Network) -> str:
     return "".join(f" <span class=mark>{mark}</span>" for mark in marks)
 
 
+def _is_paired(found: Answers) -> bool:
+    """Whether networks are compared draw by draw of the data."""
+    return any(each.drawn.paired for each in found.judged[found.measure].values())
+
+
 def _value(found: Answers, value: float) -> str:
     return f"{100 * value:.2f} %" if found.measure == "accuracy" else f"{found.sweep.in_unit(value):.4g}"
 
@@ -435,6 +442,8 @@ def _trials(found: Answers) -> str:
     best = searched[0] if searched else None
     paths = list(dict.fromkeys(path for row in rows for path in row["values"]))
     differ = [path for path in paths if len({repr(row["values"].get(path)) for row in rows}) > 1]
+    unsaid = without_what_names_say([{path: plain(row["values"].get(path)) for path in differ} for row in rows])
+    differ = [path for path in differ if any(path in values for values in unsaid)]
     has_stages = len({row["stage"] for row in rows}) > 1
     depths = {i: program.get("depth") for i, program in enumerate(sweep.programs)}
     titles = ["trial", *(["stage"] if has_stages else []), *(["#depth"] if sweep.programs else [])]
@@ -527,7 +536,13 @@ def _method(found: Answers) -> str:
         f"Intervals hold in 95 of 100 cases. Test examples were drawn anew {RESAMPLES:,} times with replacement, the "
         "same ones for all networks, so that differences are paired; the mean of a network's seeds was drawn from "
         "Student's t with the spread that its seeds, and those of the search with the same values, have beyond chance "
-        "in the examples. Two examples, one for and one against, are added, so that no interval is of no width.",
+        "in the examples"
+        + (
+            "; of two networks that learned from the same draws of the data, that of their differences draw by draw. "
+            if _is_paired(found)
+            else ". "
+        )
+        + "Two examples, one for and one against, are added, so that no interval is of no width.",
         "Comparisons are with the best network by validation. p-values are corrected for their number by Holm's "
         "method; below 0.05 a network is told from the best. As good is what is not told from it, and not worse by "
         f"more than {_tolerance(found)} at the end of its interval. Training losses are compared over seeds by "

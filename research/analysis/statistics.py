@@ -8,15 +8,18 @@ however many seeds there are. So both are drawn anew, many times:
     drawn = resample(outcomes)
     interval(drawn, 0)                             # of an accuracy
     difference(drawn, 0, 1)                        # paired: the same examples for both
+    resample(outcomes, draws=[(0, 1, 2), (0, 1, 2)])     # and the same draws of labels for both
 
 Examples are drawn with replacement, the same ones for all networks, so what makes an example hard for all cancels out
 of a difference. Of seeds there are too few for that: drawing from five values gives intervals that hold in 80 % of
 cases where they claim 95 %. Their mean is drawn from Student's t instead, with the spread that they have beyond what
-chance in the examples explains (a parametric bootstrap).
+chance in the examples explains (a parametric bootstrap). Where each seed of two networks goes with a draw that both
+have, such as of the labels that are known, what counts for their difference is the spread of the differences.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +68,8 @@ class Resampled(NamedTuple):
     """(2, resamples): the share of two examples more, where outcomes are right or wrong; 0 for others."""
     is_share: bool
     """Whether a mean is from 0 to 1."""
+    paired: Mapping[tuple[int, int], tuple[float, float]]
+    """Of two networks with the same draws: the variance of their difference by these, and its degrees of freedom."""
 
     @property
     def draws(self) -> np.ndarray:
@@ -80,6 +85,7 @@ def resample(
     outcomes: Sequence[np.ndarray],
     others: Sequence[Sequence[np.ndarray]] | None = None,
     *,
+    draws: Sequence[Sequence[Hashable]] | None = None,
     right_or_wrong: bool = True,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -89,8 +95,9 @@ def resample(
     `outcomes` has for each network an array (seeds, examples), of the same examples in the same order; the number of
     seeds may differ, and they are independent between networks. Where there is but one column, such as an accuracy
     whose examples are not known, all uncertainty is that of the seeds. `others` are, for each network, more such arrays
-    of seeds that do not count for its mean, but tell how much its seeds differ. `right_or_wrong`: all outcomes are from
-    0 to 1.
+    of seeds that do not count for its mean, but tell how much its seeds differ. `draws` say for each network with what
+    each of its seeds goes that other networks may have as well; empty where there is nothing of the kind.
+    `right_or_wrong`: all outcomes are from 0 to 1.
     """
     columns = np.stack([np.asarray(values, np.float64).mean(0) for values in outcomes], axis=1)
     count = len(columns)
@@ -104,7 +111,20 @@ def resample(
     freedom = np.array([max(1, sum(len(values) - 1 for values in each)) for each in groups])
     by_seeds = generator.standard_t(freedom, (resamples, len(seeds))) * np.sqrt(variances)
     pseudo = generator.poisson(1, (2, resamples)) / count * (right_or_wrong and count > 1)
-    return Resampled(columns.mean(0), by_examples, by_seeds, variances, freedom, pseudo, right_or_wrong)
+    paired = _paired(outcomes, draws or [()] * len(outcomes))
+    return Resampled(columns.mean(0), by_examples, by_seeds, variances, freedom, pseudo, right_or_wrong, paired)
+
+
+def _paired(
+    outcomes: Sequence[np.ndarray], draws: Sequence[Sequence[Hashable]]
+) -> dict[tuple[int, int], tuple[float, float]]:
+    found = {}
+    for one, other in itertools.permutations(range(len(outcomes)), 2):
+        place = {draw: i for i, draw in enumerate(draws[other])}
+        if len(place) == len(outcomes[other]) > 1 and sorted(draws[one]) == sorted(place):
+            gaps = np.asarray(outcomes[one], np.float64) - outcomes[other][[place[draw] for draw in draws[one]]]
+            found[one, other] = variance_of_seeds(gaps) / len(gaps), len(gaps) - 1
+    return found
 
 
 def _other_examples(generator: np.random.Generator, columns: np.ndarray, resamples: int) -> np.ndarray:
@@ -159,9 +179,8 @@ def difference(drawn: Resampled, one: int, other: int, level: float = 0.95) -> D
     the drawing (Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
     paired data", 2012): five answers to none are p = 0.06, as McNemar's exact test has it, and not 0.01.
     """
-    by_examples, by_seeds = _by_examples(drawn, one, other), drawn.variances[[one, other]]
-    freedom = _freedom(by_seeds, drawn.freedom[[one, other]])
-    draws = by_examples + np.random.default_rng(2).standard_t(freedom, len(by_examples)) * math.sqrt(by_seeds.sum())
+    by_examples, (by_seeds, freedom) = _by_examples(drawn, one, other), _by_seeds(drawn, one, other)
+    draws = by_examples + np.random.default_rng(2).standard_t(freedom, len(by_examples)) * math.sqrt(by_seeds)
     low, high = _quantiles(np.clip(draws, -1, 1) if drawn.is_share else draws, level)
     value = float(drawn.means[one] - drawn.means[other])
     return Difference(value, min(low, value), max(high, value), _p_value(drawn, draws, value, one, other))
@@ -177,6 +196,14 @@ def _by_examples(drawn: Resampled, one: int, other: int) -> np.ndarray:
     return drawn.by_examples[:, one] - drawn.by_examples[:, other] + drawn.pseudo[0] - drawn.pseudo[1]
 
 
+def _by_seeds(drawn: Resampled, one: int, other: int) -> tuple[float, float]:
+    """The variance of a difference by seeds alone, and its degrees of freedom."""
+    if (one, other) in drawn.paired:
+        return drawn.paired[one, other]
+    variances = drawn.variances[[one, other]]
+    return float(variances.sum()), _freedom(variances, drawn.freedom[[one, other]])
+
+
 def _freedom(variances: np.ndarray, freedom: np.ndarray) -> float:
     """Degrees of freedom of a sum of variances that are known to so many each (Satterthwaite, 1946)."""
     known = (variances**2 / freedom).sum()
@@ -188,11 +215,11 @@ def _p_value(drawn: Resampled, draws: np.ndarray, value: float, one: int, other:
     beyond = min((draws <= 0).sum(), (draws >= 0).sum())
     if beyond >= FEW:
         return float(min(1.0, 2 * (beyond + 1) / (len(draws) + 1)))
-    by_examples, by_seeds = float(_by_examples(drawn, one, other).var()), drawn.variances[[one, other]]
-    total = by_seeds.sum() + by_examples
+    by_examples, (by_seeds, known) = float(_by_examples(drawn, one, other).var()), _by_seeds(drawn, one, other)
+    total = by_seeds + by_examples
     if total == 0:
         return 1.0 if value == 0 else 0.0
-    freedom = _freedom(np.append(by_seeds, by_examples), np.append(drawn.freedom[[one, other]], np.inf))
+    freedom = _freedom(np.array([by_seeds, by_examples]), np.array([known, np.inf]))
     return min(_tail(abs(value) / math.sqrt(total), freedom), 2 * (FEW + 1) / (len(draws) + 1))
 
 
@@ -259,10 +286,11 @@ def enough(
     from scipy import special
 
     by_examples = float(_by_examples(drawn, one, other).var())
-    by_seeds = float(drawn.variances[one] + drawn.variances[other])
+    by_seeds, _ = _by_seeds(drawn, one, other)
+    of_one_more = 1 if (one, other) in drawn.paired else 2
 
     def is_told(more_examples: float, seeds: int) -> bool:
-        freedom = 2 * (seeds - 1) if by_seeds and seeds > 1 else 1e6
+        freedom = of_one_more * (seeds - 1) if by_seeds and seeds > 1 else 1e6
         wanted = special.stdtrit(freedom, 1 - level / 2) + special.stdtrit(freedom, 0.8)
         return gap >= wanted * math.sqrt(by_examples / more_examples + by_seeds * drawn_seeds / seeds)
 

@@ -312,8 +312,9 @@ def caveats(found: Answers) -> list[str]:
         )
     alone = sum(len(network.trials) == 1 for network in found.networks)
     if alone:
-        which = "Networks" if alone == len(found.networks) else f"{alone:,} of {len(found.networks):,} networks"
-        told.append(f"{which} were trained on one seed only, and how much seeds differ is not in the intervals.")
+        which = f"{alone:,} of {len(found.networks):,} networks {'was' if alone == 1 else 'were'}"
+        which = "Networks were" if alone == len(found.networks) else which
+        told.append(f"{which} trained on one seed only, and how much seeds differ is not in the intervals.")
     lost = sum(network.lost for network in found.networks)
     if lost:
         told.append(f"{lost:,} of the trials that judge came to no figure and {'is' if lost == 1 else 'are'} left out.")

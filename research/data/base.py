@@ -116,6 +116,10 @@ class Dataset:
         """The data, read and checked. Raises UserError for what is missing, damaged or cannot be."""
         raise NotImplementedError(f"{type(self).__name__} has no load()")
 
+    def source(self) -> "Dataset":
+        """What `load` depends on: one config for all that load the same."""
+        return self
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Putting together

@@ -275,7 +275,7 @@ def show_start(console: Console, folder: Path, *, done: int, trials: int) -> Non
 
 
 def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """The best trial of each program and of all, its mean on fresh seeds where it was judged, and the verdict."""
+    """The best values of each program, their mean on fresh seeds where they were judged, and the verdict."""
     shown = without_what_names_say([program["values"] for program in summary["programs"]])
     paths = list(dict.fromkeys(path for values in shown for path in values))
     in_columns = paths and all(len(values) == len(paths) for values in shown)
@@ -286,21 +286,23 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     measure, token = summary["select"].rpartition("/")[2], summary.get("token", "")
     for title in ("trials", "validation", "fresh seeds" if is_judged else "test", "best with"):
         table.add_column(title, justify="left" if title == "best with" else "right", overflow="fold")
+    merits = [program["chosen"]["value"] for program in summary["programs"] if program["chosen"]]
+    best = (min if measure == "loss" else max)(merits, default=None)
     for program, values in zip(summary["programs"], shown, strict=True):
-        best = program["best"]
+        chosen = program["chosen"]
         told = ", ".join(f"{_short(path, paths)} {value}" for path, value in values.items()) or "all of one"
         names = list(values.values()) if in_columns else [told]
         bad = program["not finite"] + program["failed"]
         count = f"{program['done']:,}" + (f" ({bad} bad)" if bad else "")
-        if best is None:
+        if chosen is None:
             table.add_row(*names, count, "", "", "")
             continue
         judged = program["judged"][KEPT[measure]]
-        tested = sum(judged) / len(judged) if judged else None if is_judged else best["test"][measure]
-        figures = show_figure(best["validation"][measure], measure, token), show_figure(tested, measure, token)
-        is_best = best["trial"] == summary["best"]["trial"]
+        tested = sum(judged) / len(judged) if judged else None if is_judged else chosen["test"][measure]
+        figures = show_figure(chosen["value"], measure, token), show_figure(tested, measure, token)
+        is_best = chosen["value"] == best
         table.add_row(
-            *names, count, *figures, _with(best["values"], program["values"]), style="bold" if is_best else None
+            *names, count, *figures, _with(chosen["values"], program["values"]), style="bold" if is_best else None
         )
     console.print()
     console.print(table)

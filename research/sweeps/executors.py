@@ -37,7 +37,7 @@ from research.config import from_json, to_json
 from research.errors import UserError
 from research.sweeps import fit, lanes
 from research.sweeps.rounds import OutOfMemory, Session, fail, free_memory, most_at_once, record, telling_of_memory
-from research.sweeps.sweep import Sweep, Trial, groups
+from research.sweeps.sweep import Sweep, Trial, groups_of_one_source
 from research.training.experiment import Experiment
 from research.training.plan import make_plan, milestones
 
@@ -201,7 +201,7 @@ class OnRay:
 
     def _jobs(self, session: Session, trials: Sequence[Trial]) -> Iterator[_Job]:
         """The packs: as large as memory lets them be, but as many as can be run at once."""
-        members = groups(trials)
+        members = groups_of_one_source(trials)
         for group in members:
             count = len(group.trials)
             parts = math.ceil(count / most_at_once(session.row(group.trials[0])[1]))

@@ -1,7 +1,7 @@
 """What is known of a sweep's trials, on the disk: what came of those that are done, and how far others are.
 
     ledger = Ledger(folder)
-    left = ledger.left(trials)                  # those that are not done, here or in another sweep of the same name
+    left = ledger.left(trials, about)           # those that are not done, here or in another sweep of the same name
     ledger.metrics.write(row)
     ledger.record(rows, examples)               # once some trials are done
     ledger.take_saved(trials)                   # checkpoints of those that are under way
@@ -11,7 +11,7 @@ A trial is known by its fingerprint. Tables are appended to, so that a sweep of 
 
 import hashlib
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,11 @@ class Ledger:
     # ------------------------------------------------------------------------------------------------------------------
     # What is done
 
-    def left(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials that are not done. What other sweeps of the same name know of them is copied."""
+    def left(self, trials: Sequence[Trial], about: Callable[[Trial], dict[str, Any]]) -> list[Trial]:
+        """The trials that are not done. What other sweeps of the same name know of them is copied.
+
+        about: what a trial is to this sweep (`plain.about`); to another it may be something else.
+        """
         missing = {trial.fingerprint: trial for trial in trials if trial.fingerprint not in self.done}
         known = self._of_siblings() if missing else {}
         taken: dict[Path, dict[int, Trial]] = {}
@@ -76,7 +79,7 @@ class Ledger:
             folder, told = known[mark]
             taken.setdefault(folder, {})[told["trial"]] = missing[mark]
         for folder in sorted(taken):
-            self._adopt(folder, taken[folder], known)
+            self._adopt(folder, taken[folder], known, about)
         return [trial for trial in trials if trial.fingerprint not in self.done]
 
     def _of_siblings(self) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -91,7 +94,9 @@ class Ledger:
                             self._siblings.setdefault(told["fingerprint"], (other, told))
         return self._siblings
 
-    def _adopt(self, folder: Path, trials: Mapping[int, Trial], known: Mapping[str, Any]) -> None:
+    def _adopt(
+        self, folder: Path, trials: Mapping[int, Trial], known: Mapping[str, Any], about: Callable[[Trial], dict]
+    ) -> None:
         """Copies what another sweep knows of some trials, by their numbers there."""
         if (folder / METRICS).exists():
             for told in read_rows(folder / METRICS):
@@ -103,7 +108,7 @@ class Ledger:
                 if chosen:
                     numbers = np.array([trials[int(arrays["trials"][i])].index for i in chosen])
                     self._write_examples({name: arrays[name][chosen] for name in arrays} | {"trials": numbers})
-        self.record([known[t.fingerprint][1] | {"trial": t.index} for t in trials.values()], None)
+        self.record([known[t.fingerprint][1] | {"trial": t.index} | about(t) for t in trials.values()], None)
 
     def record(self, rows: Sequence[dict[str, Any]], examples: Mapping[str, np.ndarray] | None) -> None:
         """Notes what came of some trials; what they made of the test examples and their metrics are kept first."""

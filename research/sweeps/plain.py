@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
 
 from research.commandline.fields import as_typed
 from research.config import is_config, to_json
@@ -95,6 +97,18 @@ def _before_pooling(found: Inspection) -> list[int] | None:
     """How much of the input a feature sees, of the last layer whose output still has positions."""
     seen = [layer for layer in found.layers if layer.field and layer.output and any(n > 1 for n in layer.output[:-1])]
     return list(seen[-1].field) if seen else None
+
+
+def about(plan: SweepPlan) -> Callable[[Trial], dict[str, Any]]:
+    """Tells of a trial what it is to a sweep: the stage, whose values it has, the program, and its values."""
+    numbers = {jax.tree.structure(row.group.experiment): number for number, row in enumerate(plan.rows)}
+
+    def told(trial: Trial) -> dict[str, Any]:
+        stage = "search" if trial.of is None else "judgement"
+        number = numbers[jax.tree.structure(trial.experiment)]
+        return {"stage": stage, "of": trial.of, "program": number, "values": values_of(trial)}
+
+    return told
 
 
 def _trial(trial) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from research.commandline.loading import blaming_if_there
-from research.config import fingerprint, override
 from research.data.base import Loaded
 from research.errors import UserError
 from research.sweeps import display, fit, lanes, plain
@@ -31,7 +30,7 @@ from research.sweeps.ledger import Ledger, read_decision, write_decision
 from research.sweeps.plan import Row, SweepPlan, extend
 from research.sweeps.search import pareto, repeats
 from research.sweeps.shelf import Shelf
-from research.sweeps.sweep import Trial, groups, mark
+from research.sweeps.sweep import Trial, fresh, groups_of_one_source, mark, setting
 from research.training.checkpoints import Checkpoint, Checkpoints
 from research.training.experiment import Experiment
 from research.training.plan import milestones
@@ -125,8 +124,7 @@ def best_values(plan: SweepPlan, done: Mapping[str, Mapping[str, Any]]) -> list[
         for trial in row.group.trials:
             told = done.get(trial.fingerprint)
             if told is not None and told["test"] is not None:
-                alike = fingerprint(override(trial.experiment, "seed", 0))
-                values.setdefault(alike, []).append((trial, sign * told["validation"][metric]))
+                values.setdefault(setting(trial), []).append((trial, sign * told["validation"][metric]))
         if values:
             best = max(values.values(), key=lambda seeds: sum(score for _, score in seeds) / len(seeds))
             found.append(Best(number, sum(score for _, score in best) / len(best), best[0][0]))
@@ -150,14 +148,11 @@ def judged(session: Session) -> dict[int, list[Trial]]:
     of_front = {entry.program for entry in front_of(session.plan, best)}
     ranked = sorted(best, key=lambda entry: (entry.program in of_front, entry.score), reverse=True)
     chosen = ranked[: sweep.judge_most]
-    first = max((trial.experiment.seed for trial in session.plan.trials), default=0) + 1
     index = max(trial.index for trial in session.plan.trials) + 1
     found: dict[int, list[Trial]] = {}
     for number, _, trial in sorted(chosen):
         found[number] = []
-        for seed in range(first, first + sweep.judge):
-            experiment = override(trial.experiment, "seed", seed)
-            assignment = {**trial.assignment, "seed": seed}
+        for assignment, experiment in fresh(trial, session.plan.trials, sweep.judge):
             found[number].append(
                 Trial(index, assignment, experiment, mark(experiment, session.shelf), 0, of=trial.index)
             )
@@ -186,7 +181,7 @@ def run_trials(
         problems = session.row(trial)[1].problems
         if problems and trial.fingerprint not in session.ledger.done:
             record(session, [_failed(trial, problems)], {trial.index: trial}, None)
-    left = session.ledger.left(trials)
+    left = session.ledger.left(trials, plain.about(session.plan))
     session.progress.expect(expected or len(trials), before + len(trials) - len(left))
     if session.executor is not None:
         return session.executor.run(session, left)
@@ -218,7 +213,7 @@ def _tasks(session: Session, trials: Sequence[Trial]) -> Iterator[_Task]:
     batches = []
     for folder, saved in session.ledger.take_saved(by_mark):
         batches.append(([by_mark.pop(lane["fingerprint"]) for lane in saved.about["lanes"]], saved, folder))
-    for group in groups(by_mark.values()):
+    for group in groups_of_one_source(by_mark.values()):
         size = _size(session, group.trials)
         batches += [(list(group.trials[i : i + size]), None, None) for i in range(0, len(group.trials), size)]
     ahead: deque[_Task] = deque()
@@ -249,7 +244,7 @@ def _pack(session: Session, row: Row, trials: Sequence[Trial], loaded: Loaded, s
     """
     experiments: list[Experiment] = [trial.experiment for trial in row.group.trials]
     if session.plan.sweep.judge:
-        experiments.append(override(experiments[0], "seed", max(experiment.seed for experiment in experiments) + 1))
+        experiments += [experiment for _, experiment in fresh(row.group.trials[0], row.group.trials, 1)]
     how, size = fit.default_how(), max(len(trials), session.plan.sweep.judge)
     devices, vary = jax.local_devices()[: len(experiments)], ()
     if session.plan.sweep.search is not None:  # later batches bring others
@@ -409,13 +404,8 @@ def _failed(trial: Trial, problems: Sequence[str]) -> dict[str, Any]:
 
 def record(session: Session, rows: Sequence[dict[str, Any]], trials: Mapping[int, Trial], examples: Any) -> None:
     """Keeps what came of trials, by their numbers."""
-    told = []
-    for row in rows:
-        trial = trials[row["trial"]]
-        stage = "search" if trial.of is None else "judgement"
-        about = {"stage": stage, "of": trial.of, "program": session.row(trial)[0]}
-        told.append(row | about | {"values": plain.values_of(trial)})
-    session.ledger.record(told, examples)
+    about = plain.about(session.plan)
+    session.ledger.record([row | about(trials[row["trial"]]) for row in rows], examples)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ name, is not run again.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from research.sweeps.expectation import expect
 from research.sweeps.ledger import Ledger
 from research.sweeps.plan import SweepPlan, make_plan
 from research.sweeps.shelf import Shelf
-from research.sweeps.sweep import Sweep, Trial
+from research.sweeps.sweep import Sweep, Trial, seeds, setting
 from research.training import folder, interruption
 from research.training.folder import RunFolder
 
@@ -60,10 +60,11 @@ def run(
         with found.lock():
             _write_start(found, plan, shelf, config_file, command)
             with Ledger(found) as ledger:
-                done = len(plan.trials) - len(ledger.left(plan.trials))
+                left = ledger.left(plan.trials, plain.about(plan))
+                done = len(plan.trials) - len(left)
                 if sweep.search is not None:  # of later batches, too
                     done = sum(told["stage"] == "search" for told in ledger.done.values())
-                expected = expect(plan, ledger.left(plan.trials), workdir)
+                expected = expect(plan, left, workdir)
                 display.show(console, plan, changes=changes, expected=expected)
                 display.show_start(console, found.path, done=done, trials=plan.expected)
                 progress = display.Progress(console, plan.expected, done, sweep.select.rpartition("/")[2], _token(plan))
@@ -158,7 +159,7 @@ def _write_plan(found: RunFolder, plan: SweepPlan, shelf: Shelf, mark: str) -> N
 def summarise(
     path: Path, plan: SweepPlan, done: dict[str, dict[str, Any]], judged: dict[int, list[Trial]], reason: str
 ) -> dict[str, Any]:
-    """The best trial, and of each program the best, and what it came to on fresh seeds."""
+    """The best trial, and of each program the best, the values that are best over all seeds, and what these came to."""
     metric = plan.sweep.select.removeprefix("validation/")
     sign = -1 if metric == "loss" else 1
 
@@ -169,6 +170,7 @@ def summarise(
             whole, key=lambda told: (sign * told["validation"][metric], -told["validation"]["loss"]), default=None
         )
 
+    chosen = {entry.program: _chosen(entry, plan, done, sign) for entry in rounds.best_values(plan, done)}
     programs = []
     for number, program in enumerate(plan.rows):
         statuses = [done[t.fingerprint]["status"] for t in program.group.trials if t.fingerprint in done]
@@ -181,6 +183,7 @@ def summarise(
                 "done": len(statuses),
                 **{status: statuses.count(status) for status in ("not finite", "failed", "left early")},
                 "best": best_of(program.group.trials),
+                "chosen": chosen.get(number),
                 "judged": {
                     "seeds": len(again),
                     "accuracies": [figures["accuracy"] for figures in tested],
@@ -201,6 +204,18 @@ def summarise(
         "cost": plan.sweep.cost,
         "front": _front(plan, done),
     }
+
+
+def _chosen(entry: rounds.Best, plan: SweepPlan, done: Mapping[str, Mapping[str, Any]], sign: int) -> dict[str, Any]:
+    """The best values of a program but for its seeds, and in the mean of these what it is selected by and tested."""
+    trials, alike = plan.rows[entry.program].group.trials, setting(entry.trial)
+    told = [
+        done[trial.fingerprint]["test"] for trial in trials if trial.fingerprint in done and setting(trial) == alike
+    ]
+    told = [figures for figures in told if figures is not None]
+    values = {path: value for path, value in plain.values_of(entry.trial).items() if path not in seeds(entry.trial)}
+    tested = {name: sum(figures[name] for figures in told) / len(told) for name in ("accuracy", "loss")}
+    return {"values": values, "value": sign * entry.score, "test": tested}
 
 
 def _token(plan: SweepPlan) -> str:

@@ -35,7 +35,7 @@ class Shelf:
 
     def load(self, data: Dataset) -> Loaded:
         """The data of a config. Raises UserError as its `load` does."""
-        return self.once(data, data.load)
+        return self.once(data.source(), data.load)
 
     def weights(self, experiment: Experiment) -> sources.Weights | None:
         """What the source of an experiment holds; None where it begins with new values. Raises UserError."""

@@ -8,16 +8,20 @@
 A trial is an experiment like any other, and is known by the fingerprint of its config: the same config is the same
 trial, in whichever sweep and at whichever place, as long as the weights that it begins with are the same. Trials whose
 configs have the same tree structure share one program.
+
+What differs between repeats are seeds: `seed`, and others that the space sets and that are leaves, such as the
+`data.seed` by which labels are drawn. Trials that are the same but for them are one setting, and judged by their mean.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 
-from research.config import config, edge, fingerprint, override, structure, validate
+from research.analysis.sweeps import is_seed
+from research.config import config, edge, field_at, fingerprint, override, structure, validate
 from research.errors import UserError
 from research.sweeps.search import TPE, Goal, ask, assignments, has_parameters
 from research.sweeps.shelf import Shelf
@@ -203,7 +207,48 @@ def _told_once(problems: Iterable[tuple[str, ...]], total: int) -> list[str]:
 
 def groups(trials: Iterable[Trial]) -> list[Group]:
     """The trials by the structure of their experiments, in the order in which the structures first come."""
-    found: dict[Any, list[Trial]] = {}
+    return _grouped(trials, lambda trial: jax.tree.structure(trial.experiment))
+
+
+def groups_of_one_source(trials: Iterable[Trial]) -> list[Group]:
+    """As `groups`, but apart where trials of one program are given other examples."""
+    return _grouped(trials, lambda trial: (jax.tree.structure(trial.experiment), trial.experiment.data.source()))
+
+
+def _grouped(trials: Iterable[Trial], key: Callable[[Trial], Hashable]) -> list[Group]:
+    found: dict[Hashable, list[Trial]] = {}
     for trial in trials:
-        found.setdefault(jax.tree.structure(trial.experiment), []).append(trial)
+        found.setdefault(key(trial), []).append(trial)
     return [Group(tuple(members)) for members in found.values()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Repeats
+
+
+def seeds(trial: Trial) -> dict[str, int]:
+    """The seeds by which a trial may differ from its repeats, by path; not those that make another program."""
+    assigned = [path for path in trial.assignment if is_seed(path) and field_at(trial.experiment, path).role == "leaf"]
+    return {path: value_at(trial.experiment, path) for path in dict.fromkeys(["seed", *assigned])}
+
+
+def setting(trial: Trial) -> str:
+    """What a trial has in common with its repeats alone."""
+    return fingerprint(_with(trial.experiment, dict.fromkeys(seeds(trial), 0)))
+
+
+def fresh(trial: Trial, others: Iterable[Trial], count: int) -> Iterator[tuple[Assignment, Experiment]]:
+    """Repeats of a trial with seeds that none of some trials has: assignments and experiments."""
+    used: dict[str, int] = {}
+    for other in others:
+        for path, value in seeds(other).items():
+            used[path] = max(value, used.get(path, 0))
+    for more in range(1, count + 1):
+        own = {path: max(value, used.get(path, 0)) + more for path, value in seeds(trial).items()}
+        yield {**trial.assignment, **own}, _with(trial.experiment, own)
+
+
+def _with(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+    for path, value in values.items():
+        experiment = override(experiment, path, value)
+    return experiment

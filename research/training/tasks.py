@@ -101,6 +101,11 @@ class Tasks(Dataset):
             raise UserError(*problems)
         return join(loaded)
 
+    def source(self) -> "Tasks":
+        """The weights change no example."""
+        tasks = (dataclasses.replace(task, data=task.data.source(), weight=1.0) for task in self.tasks)
+        return dataclasses.replace(self, tasks=tuple(tasks))
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One set of data

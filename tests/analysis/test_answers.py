@@ -1,5 +1,6 @@
 """What was put into a folder is what is found in it: which depth, why, how sure, and when nothing can be said."""
 
+import itertools
 import json
 import re
 
@@ -385,6 +386,21 @@ def test_seeds_of_the_search_with_the_same_values_tell_how_much_seeds_differ(wor
         assert judged.drawn.means[network.program] == pytest.approx(network.mean("test.accuracy"))
         assert {rows[trial]["stage"] for trial in network.others} == {"search"}
         assert {rows[trial]["values"]["optimizer.learning_rate"] for trial in network.others} == {0.003}
+
+
+def test_networks_that_learned_from_the_same_draws_are_compared_draw_by_draw(world):
+    folder = world.sweep(world.by_field(), seeds=4)
+    assert not found_in(folder).judged["accuracy"][""].drawn.paired  # of `seed` alone they have nothing in common
+    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    for row in rows:
+        other = row["program"] == 2 and row["values"]["seed"] == 1_000
+        row["values"]["data.seed"] = 77 if other else row["values"]["seed"]
+    (folder / "trials.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = found_in(folder)
+    drawn = found.judged["accuracy"][""].drawn
+    assert drawn.paired.keys() == set(itertools.permutations((0, 1, 3, 4), 2))
+    assert {freedom for _, freedom in drawn.paired.values()} == {3}
+    assert all(len(network.trials) == 4 for network in found.networks)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -102,6 +102,37 @@ def test_text_in_a_page_is_escaped(world):
     assert text.count("</script>") == 2
 
 
+def changed(folder, change):
+    """The folder, with what `change` makes of the values of each trial."""
+    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    text = "".join(f"{json.dumps(row | {'values': change(row)})}\n" for row in rows)
+    (folder / "trials.jsonl").write_text(text)
+    return folder
+
+
+def test_draws_of_the_data_are_told_where_networks_are_compared_by_them(world):
+    folder = world.sweep(world.by_field(), examples=300)
+    before = report(folder)
+    assert "paired over examples." in before and "draw by draw" not in before
+    after = report(changed(folder, lambda row: row["values"] | {"data.seed": row["values"]["seed"]}))
+    assert "paired over examples and draws of the data." in after and "their differences draw by draw" in after
+    assert "chance in the seed" in after and "seed explains" not in after
+
+
+def test_what_a_name_says_has_no_column_of_its_own(world):
+    folder = world.sweep([world.truth(4, 0.9), world.truth(5, 0.95)], examples=300)
+    kinds = ("none", "Finetuning(source glyphs)")
+
+    def titles(name):
+        """Those of the table of trials, where each program has a kind, and `name` makes a name of a row."""
+        page = report(changed(folder, lambda row: {"name": name(row), "kind": kinds[row["program"]]}))
+        head = page[page.index("<table id=trials>") :].partition("</thead>")[0]
+        return re.findall(r"<button>(.*?)</button>", head)
+
+    assert {"name", "kind"} & set(titles(lambda row: "ab"[row["program"]])) == {"name"}
+    assert {"name", "kind"} <= set(titles(lambda row: "abc"[row["trial"] % 3]))
+
+
 def test_trials_that_failed_say_why(world):
     folder = world.sweep(world.by_field()[:2], examples=20)
     path = folder / "trials.jsonl"

@@ -129,6 +129,41 @@ def test_what_is_hard_for_both_does_not_blur_their_difference():
     assert half_width(difference(drawn, 0, 1)) < 0.5 * half_width(interval(drawn, 0))
 
 
+def test_what_a_draw_is_worth_to_both_does_not_blur_their_difference_and_its_interval_holds():
+    generator, cases = np.random.default_rng(0), 200
+    holds, narrower, false_alarms = 0, 0, 0
+    for case in range(cases):
+        luck = 0.03 * generator.normal(size=8)  # of each draw, for whichever network learns from it
+        skill = luck + np.array([[0.92], [0.90], [0.90]]) + 0.005 * generator.normal(size=(3, 8))
+        tables = [generator.random((8, 500)) < each[:, None] for each in skill]
+        shuffled = [generator.permutation(8) for _ in tables]
+        tables = [table[order].astype(np.uint8) for table, order in zip(tables, shuffled, strict=True)]
+        paired = resample(tables, draws=[[int(i) for i in order] for order in shuffled], resamples=500, seed=case)
+        gap = difference(paired, 0, 1)
+        holds += gap.low <= 0.02 <= gap.high
+        false_alarms += difference(paired, 1, 2).p < 0.05
+        narrower += half_width(gap) < 0.8 * half_width(difference(resample(tables, resamples=500, seed=case), 0, 1))
+    assert holds / cases >= 0.92
+    assert false_alarms / cases <= 0.08
+    assert narrower / cases >= 0.9
+
+
+def test_a_difference_over_draws_alone_is_the_paired_t_test():
+    generator = np.random.default_rng(1)
+    luck = generator.normal(0, 0.05, 6)
+    one, other = luck + generator.normal(0.01, 0.01, 6), luck + generator.normal(0, 0.01, 6)
+    drawn = resample([one[:, None], other[::-1, None]], draws=[range(6), range(5, -1, -1)], resamples=20_000)
+    found, exact = difference(drawn, 0, 1), stats.ttest_rel(one, other)
+    assert found.p == pytest.approx(exact.pvalue, rel=0.2)
+    assert (found.low, found.high) == pytest.approx(tuple(exact.confidence_interval()), abs=0.001)
+
+
+@pytest.mark.parametrize("draws", [[(), ()], [(0, 1, 2), (0, 1, 3)], [(0, 0, 1), (0, 0, 1)], [(0, 1, 2), ()]])
+def test_networks_without_the_same_draws_are_not_paired(draws):
+    tables = [rights(3, seeds=3), rights(9, seeds=3)]
+    assert not resample(tables, draws=draws).paired
+
+
 def test_a_difference_of_seeds_alone_is_nearly_that_of_welch():
     one, other = np.array([0.95, 0.96, 0.955, 0.965]), np.array([0.93, 0.94, 0.935, 0.925])
     found = difference(resample([one[:, None], other[:, None]], resamples=20_000), 0, 1)

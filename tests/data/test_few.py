@@ -30,7 +30,7 @@ def test_each_class_has_its_share_to_one_and_all_are_training_examples(count):
 
 def test_more_keep_the_fewer_and_another_draw_takes_others():
     fewer, more, others = (
-        rows(few.load().splits["train"]) for few in (Few(Digits(), 20), Few(Digits(), 50), Few(Digits(), 50, draw=1))
+        rows(few.load().splits["train"]) for few in (Few(Digits(), 20), Few(Digits(), 50), Few(Digits(), 50, seed=1))
     )
     assert fewer < more
     assert len(more & others) < 25

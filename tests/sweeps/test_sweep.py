@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -7,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from research.config import ConfigError, fingerprint, from_json, override, to_json, validate
-from research.data import Digits
+from research.data import Digits, Few, Glyphs
 from research.errors import UserError
 from research.models import MLP, ConvNet
 from research.parameters.partition import Partition, freeze, train
@@ -29,7 +30,8 @@ from research.sweeps import (
     zipped,
 )
 from research.sweeps.shelf import Shelf
-from research.training import SGD, AdamW, Lion
+from research.sweeps.sweep import fresh, groups_of_one_source, setting
+from research.training import SGD, AdamW, Lion, Task, Tasks
 from research.training.matching import match
 
 
@@ -150,6 +152,40 @@ def test_a_width_is_matched_once_for_each_structure_and_data_loaded_once(base, m
     monkeypatch.setattr(Digits, "load", lambda self: loads.append(self) or load(self))
     trials(of(base, grid("model.depth", 1, 3), matched("model.width", parameters=2000), repeat("seed", 5)))
     assert (len(calls), len(loads)) == (2, 1)
+
+
+def test_a_draw_is_a_leaf_and_trials_of_one_program_are_apart_by_what_they_read(base):
+    tasks = Tasks(few=Task(Few(Digits(), 20)), all=Task(Digits()))
+    weight, draw = grid("data.tasks.1.weight", 1.0, 2.0), repeat("data.tasks.0.data.seed", 2)
+    found = trials(of(dataclasses.replace(base, data=tasks), weight, draw))
+    assert len(groups(found)) == 1
+    assert [[trial.index for trial in group.trials] for group in groups_of_one_source(found)] == [[0, 2], [1, 3]]
+    shelf = Shelf()
+    loaded = [shelf.load(trial.experiment.data) for trial in found]
+    assert loaded[0] is loaded[2]
+    assert loaded[0] is not loaded[1]
+
+
+def test_repeats_differ_in_seeds_alone_and_fresh_ones_are_of_no_other(base):
+    base = dataclasses.replace(base, data=Few(Digits(), 20))
+    pairs = zipped(repeat("seed", 2), grid("data.seed", 7, 9), grid("data_seed", 4, 5))
+    found = trials(of(base, grid("optimizer.learning_rate", 0.1, 0.2), pairs))
+    assert [setting(trial) for trial in found] == [setting(found[i]) for i in (0, 0, 2, 2)]
+    assert setting(found[0]) != setting(found[2])
+    (one, first), (other, second) = fresh(found[2], found, 2)
+    assert one == {"optimizer.learning_rate": 0.2, "seed": 2, "data.seed": 10, "data_seed": 6}
+    assert other == {"optimizer.learning_rate": 0.2, "seed": 3, "data.seed": 11, "data_seed": 7}
+    assert (first.seed, first.data.seed, second.data_seed) == (2, 10, 7)
+    assert jax.tree.structure(first) == jax.tree.structure(found[2].experiment)
+
+
+def test_a_seed_that_makes_another_program_is_not_drawn_afresh(base):
+    base = dataclasses.replace(base, data=Glyphs(size=8, examples=50))
+    one, other = trials(of(base, grid("data.seed", 0, 1)))  # with other test examples, too
+    assert setting(one) != setting(other)
+    ((assignment, experiment),) = fresh(other, [one, other], 1)
+    assert assignment == {"data.seed": 1, "seed": 1}
+    assert (experiment.data, experiment.seed) == (other.experiment.data, 1)
 
 
 def test_a_shelf_makes_a_thing_once_and_raises_its_error_again():

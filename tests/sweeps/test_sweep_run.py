@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 
 from research.config import override
+from research.data import Digits, Few
 from research.models import BERT, MLP
-from research.sweeps import Halving, Sweep, grid, log_uniform, product, repeat, rounds, where
+from research.sweeps import Halving, Sweep, grid, log_uniform, product, repeat, rounds, where, zipped
 from research.sweeps import run as module
 from research.sweeps.fit import Pack
 from research.training import interruption, steps
+from research.training.run import train
 
 
 @pytest.fixture
@@ -126,6 +128,35 @@ def test_the_best_of_each_program_is_judged_on_fresh_seeds(sweep, tmp_path):
         assert {row["of"] for row in of_program} <= {row["trial"] for row in search}
 
 
+def test_a_draw_of_the_data_is_repeated_as_a_seed_is_in_one_program(sweep, tmp_path, packs):
+    base = dataclasses.replace(sweep.base, data=Few(Digits(), 40))
+    pairs = zipped(repeat("seed", 2), repeat("data.seed", 2))
+    space = product(grid("optimizer.learning_rate", 0.01, 0.1), pairs)
+    summary = module.run(dataclasses.replace(sweep, base=base, space=space, judge=2), workdir=str(tmp_path))
+    rows = read(only_folder(tmp_path / "tiny"), "trials.jsonl")
+    assert {row["program"] for row in rows} == {0}
+    assert packs == [[0, 2], [1, 3], [4], [5]]  # lanes of a pack read the same examples
+
+    (program,), of_rate = summary["programs"], {}
+    for row in rows[:4]:
+        of_rate.setdefault(row["values"]["optimizer.learning_rate"], []).append(row["validation"]["accuracy"])
+    chosen = max(of_rate, key=lambda rate: np.mean(of_rate[rate]))
+    assert [row["values"] for row in rows[4:]] == [
+        {"optimizer.learning_rate": chosen, "seed": seed, "data.seed": seed} for seed in (2, 3)
+    ]
+    assert program["judged"]["accuracies"] == [row["test"]["accuracy"] for row in rows[4:]]
+    assert program["chosen"]["values"] == {"optimizer.learning_rate": chosen}
+    assert program["chosen"]["value"] == pytest.approx(np.mean(of_rate[chosen]))
+    tested = [row["test"]["loss"] for row in rows[:4] if row["values"]["optimizer.learning_rate"] == chosen]
+    assert program["chosen"]["test"]["loss"] == pytest.approx(np.mean(tested))
+
+    last = base
+    for path, value in rows[5]["values"].items():
+        last = override(last, path, value)
+    alone = train(last, workdir=str(tmp_path / "alone"))  # with nothing of the sweep but its values
+    assert rows[5]["test"]["loss"] == pytest.approx(alone["test"]["loss"], abs=1e-4)
+
+
 def test_the_same_sweep_again_runs_nothing(sweep, tmp_path, packs):
     sweep = dataclasses.replace(sweep, judge=1)
     first = module.run(sweep, workdir=str(tmp_path))
@@ -144,6 +175,18 @@ def test_a_larger_sweep_runs_what_is_new_alone_and_keeps_all(sweep, tmp_path, pa
     assert packs == [[2, 5], [8, 11]]
     assert summary["done"] == 12
     same_tables(Path(whole["folder"]), Path(summary["folder"]))
+
+
+def test_what_another_sweep_searched_is_judged_by_and_what_it_judged_is_searched(sweep, tmp_path, packs):
+    few = dataclasses.replace(sweep, judge=2)  # judged on seeds 2 and 3
+    more = dataclasses.replace(override(sweep, "space.spaces.2.times", 3), judge=2)  # on 3 and 4; 2 is of the search
+    more = override(more, "space.spaces.0.values", (2, 1))  # so that programs have other numbers
+    alone = module.run(more, workdir=str(tmp_path / "alone"))
+    module.run(few, workdir=str(tmp_path / "after"))
+    packs.clear()
+    summary = module.run(more, workdir=str(tmp_path / "after"))
+    assert sum(map(len, packs)) < 16  # some were known
+    same_tables(Path(alone["folder"]), Path(summary["folder"]))
 
 
 @pytest.mark.parametrize("after", [0, 2, 4, 7])

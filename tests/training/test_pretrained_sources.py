@@ -14,7 +14,7 @@ from research.config import config, structure
 from research.data import TFDS
 from research.data.base import Dataset, Loaded, Normalisation, Split
 from research.errors import UserError
-from research.models import ConvNet, ResNet, ViT, network
+from research.models import GPT, ConvNet, ResNet, ViT, network
 from research.parameters import Partition, flatten, freeze, linear_probe, others, read, train, views
 from research.pretrained import read_pretrained, save_pretrained
 from research.pretrained.resizing import change_channels, resize_positions
@@ -339,3 +339,17 @@ def test_the_experiment_takes_a_set_of_tfds_at_the_networks_own_size(saved):
 def test_arguments_of_the_experiment_that_cannot_be(argument):
     (line,) = problems(lambda: load(argument))
     assert ("pth: no such argument; did you mean 'path'?" if "pth" in argument else "both are needed") in line
+
+
+@pytest.mark.parametrize("size", ["64x", "0", "-3"])
+def test_a_size_that_is_none_is_told_with_what_one_looks_like(saved, size):
+    path, _ = saved("transformers-vit")
+    (line,) = problems(lambda: load(f"path={path},data=nowhere,size={size}"))
+    assert f"size: '{size}' is no number of pixels a side; say size=224" in line
+
+
+def test_a_language_model_is_no_network_of_pictures(tmp_path):
+    model, spec = GPT(depth=1, width=16, heads=2, context=8), Spec((8,), 20, tuple(map(str, range(20))), 20)
+    save_pretrained(tmp_path / "source", "transformers-gpt2", model, spec, *random_arrays(model, spec))
+    (line,) = problems(lambda: load(f"path={tmp_path / 'source'},data=nowhere"))
+    assert line.endswith("source: GPT reads text; a network of pictures is needed")

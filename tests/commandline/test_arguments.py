@@ -110,7 +110,7 @@ def test_what_is_not_said_has_a_default():
         (["--resume", "r", "--mode", "evaluate"], "--resume: goes with --mode train, and this is --mode evaluate"),
         (["--config.seed", "1"], "--config.seed: say which config with --config FILE"),
         (["--config", "x.py", "--split", "test"], "--split: goes with --mode evaluate or explain, and this is"),
-        (["--config", "x.py", "--format", "json"], "--format: goes with --mode inspect or profile or diff or evaluate or explain"),
+        (["--config", "x.py", "--format", "json"], "--format: goes with --mode inspect or profile or diff"),
         (["--mode", "evaluate", "--run", "r", "--config", "x.py"], "--config: goes with --mode train or inspect"),
         (["exp.py"], "exp.py: what is it? a config is given as --config exp.py"),
         (["exp.py:big"], "exp.py:big: what is it? a config is given as --config exp.py:big"),

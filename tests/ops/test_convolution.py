@@ -218,6 +218,8 @@ def test_gradients_go_through_checkpoint():
 
 @pytest.mark.parametrize("name", ["strided, same", "grouped", "depthwise"])
 def test_second_derivatives_by_reverse_mode_are_those_of_the_definition(name):
+    if name == "strided, same" and jax.default_backend() == "gpu":
+        pytest.skip("XLA's compiler for GPUs aborts on that of a strided convolution (jaxlib 0.11.2)")
     _, (inputs, kernel, _), arguments = expected_and_arguments(CASES[name])
 
     def slopes(method, inputs, kernel):

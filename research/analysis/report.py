@@ -6,7 +6,9 @@ Figures are inline SVG in the page's own ink, so that they can be read in light 
 config that trials have in common is there once; a trial adds its own values to it when it is opened.
 """
 
+import contextlib
 import html
+import importlib
 import io
 import json
 import re
@@ -30,6 +32,21 @@ INK = "#010203"
 """What figures are drawn in, to be replaced by the page's own."""
 SERIES_DRAWN = 4
 """Of figures that are drawn for each series."""
+NEEDED = (
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+    "scipy.special",
+    "optuna.importance",
+    "sklearn.ensemble",
+)
+"""What a page is made with and takes seconds to import."""
+
+
+def import_ahead() -> None:
+    """Imports what a page is made with, for a thread that has time while others compile; what fails, fails later."""
+    for name in NEEDED:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def report(sweep: Path | str | Answers) -> str:

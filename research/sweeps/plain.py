@@ -102,10 +102,13 @@ def _before_pooling(found: Inspection) -> list[int] | None:
 def about(plan: SweepPlan) -> Callable[[Trial], dict[str, Any]]:
     """Tells of a trial what it is to a sweep: the stage, whose values it has, the program, and its values."""
     numbers = {jax.tree.structure(row.group.experiment): number for number, row in enumerate(plan.rows)}
+    known = {trial.fingerprint: number for number, row in enumerate(plan.rows) for trial in row.group.trials}
 
     def told(trial: Trial) -> dict[str, Any]:
         stage = "search" if trial.of is None else "judgement"
-        number = numbers[jax.tree.structure(trial.experiment)]
+        number = known.get(trial.fingerprint)
+        if number is None:
+            number = numbers[jax.tree.structure(trial.experiment)]
         return {"stage": stage, "of": trial.of, "program": number, "values": values_of(trial)}
 
     return told

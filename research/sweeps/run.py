@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from research.analysis.answers import answers
-from research.analysis.report import report
+from research.analysis.report import import_ahead, report
 from research.analysis.sweeps import read_sweep
 from research.analysis.words import verdict
 from research.config import to_json
@@ -84,6 +84,7 @@ def run(
 def _rounds(session: rounds.Session) -> tuple[dict[int, list[Trial]], str]:
     """Runs what is not done: the space, then the best of each program on fresh seeds, which are returned by program."""
     with rounds.compiling(session):
+        session.compiler.submit(import_ahead)
         if not _search(session):
             return {}, "interrupted"
         judged = rounds.judged(session)

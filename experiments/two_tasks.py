@@ -6,7 +6,11 @@
 Time: about 25 s on two cores. Result: 87.8 % of the digits right, and 92.1 % of the letters.
 
 Each task has its own head, and its own figures; the best checkpoint is the best at digits. A weight of a task can be
-swept like any number: `data.tasks.1.weight`.
+swept like any number, `data.tasks.1.weight`, and so can the draw of the labels, `data.tasks.0.data.seed`.
+
+One draw says little. With this one the digits by themselves come to 91.9 %; over four draws it is 88.7 % by themselves
+and 89.5 % with the letters, which help a little. A network that begins with printed digits is far better than either:
+`finetune_digits.py`.
 """
 
 from research.data import Digits, Few, Glyphs

@@ -40,6 +40,8 @@ def main(command: Sequence[str]) -> int:
     try:
         arguments = parse(command[1:])
         logging.set_verbosity(arguments.verbosity)
+        if arguments.tune and not arguments.help:
+            runtime.tune()
         if len(command) == 1 or arguments.help:
             _list_or_help(arguments, command)
         elif arguments.config is not None:
@@ -416,5 +418,7 @@ _ACTIONS_ON_RUNS = {
 
 
 if __name__ == "__main__":
+    if any(word.startswith(("--config", "--resume")) for word in sys.argv):  # what trains
+        runtime.keep_memory()
     signal.signal(signal.SIGINT, _interrupt)
     sys.exit(main(sys.argv))

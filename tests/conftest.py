@@ -24,6 +24,7 @@ FLAGS = {
     "xla_force_host_platform_device_count": "8",
     "xla_backend_optimization_level": "0",
     "xla_cpu_use_fusion_emitters": "false",
+    **runtime.FLAGS,  # what a user's programs are compiled with
 }
 given = os.environ.get("XLA_FLAGS", "")
 added = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given and runtime.knows(name)]

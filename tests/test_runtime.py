@@ -1,7 +1,10 @@
 """What is set for a process before JAX starts."""
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +23,89 @@ def test_a_flag_is_known_if_xla_takes_it(flag, known, one_device):
 
 def test_a_part_of_a_flag_is_not_a_flag():
     assert not runtime.knows("xla_cpu_multi_thread_eige")
+
+
+@pytest.fixture
+def not_begun(monkeypatch, tmp_path):
+    """As in a process that has not imported JAX, with a cache of its own."""
+    monkeypatch.delitem(sys.modules, "jax._src.xla_bridge", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
+    return monkeypatch
+
+
+def test_known_flags_are_added_to_the_users_and_unknown_ones_never(not_begun):
+    not_begun.setattr(runtime, "FLAGS", {"xla_dump_to": "x", "xla_cpu_no_such_flag": "1"})
+    assert runtime.tune() == {"xla_dump_to": "x"}
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true --xla_dump_to=x"
+    assert runtime.tune() == {}  # they are there
+
+
+def test_what_the_user_has_set_wins(not_begun):
+    not_begun.setattr(runtime, "FLAGS", {"xla_cpu_multi_thread_eigen": "false"})
+    assert runtime.tune() == {}
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true"
+
+
+def test_whether_a_flag_is_known_is_remembered_and_found_out_again_if_that_is_damaged(not_begun, tmp_path):
+    asked = []
+    not_begun.setattr(runtime, "FLAGS", {"xla_dump_to": "x"})
+    not_begun.setattr(runtime, "knows", lambda flag: asked.append(flag) or False)
+    assert runtime.tune() == runtime.tune() == {}
+    assert asked == ["xla_dump_to"]
+    (tmp_path / "fathom" / "flags.json").write_text("{")
+    assert runtime.tune() == {}
+    assert asked == ["xla_dump_to"] * 2
+
+
+def test_too_late_is_told_and_changes_nothing(monkeypatch):
+    import jax
+
+    jax.devices()
+    monkeypatch.setattr(runtime, "FLAGS", {"xla_dump_to": "x"})
+    before = os.environ["XLA_FLAGS"]
+    with pytest.warns(UserWarning, match="JAX has computed already"):
+        assert runtime.tune() == {}
+    assert os.environ["XLA_FLAGS"] == before
+
+
+RESTARTS = """
+import os, sys
+from research import runtime
+print(sys.argv[1:], end=" ")
+runtime.keep_memory()
+print(os.environ.get("MALLOC_TOP_PAD_"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+@pytest.mark.parametrize(
+    ("words", "given", "kept"),
+    [(["a b"], {}, "67108864"), (["--tune=false"], {}, "None"), ([], {"MALLOC_ARENA_MAX": "2"}, "None")],
+)
+def test_a_program_is_started_anew_once_with_its_arguments_unless_the_user_minds(tmp_path, words, given, kept):
+    (tmp_path / "program.py").write_text(RESTARTS)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment = {**plain, "PYTHONPATH": str(Path(__file__).parents[1]), **given}
+    command = [sys.executable, str(tmp_path / "program.py"), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    times = 2 if kept != "None" else 1
+    assert done.stdout.split("\n")[0] == f"{words} " * times + kept
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_run_keeps_what_was_set(tmp_path, one_device, tuned):
+    file, name = tmp_path / "tiny.py", "xla_cpu_experimental_ynn_fusion_type"
+    file.write_text(
+        "from research.data import Digits\nfrom research.models import MLP\nfrom research.training import *\n"
+        "def get_config():\n    return Experiment(data=Digits(), model=MLP(depth=1, width=8), duration=steps(2))\n"
+    )
+    flags = " ".join(flag for flag in one_device["XLA_FLAGS"].split() if name not in flag)
+    plain = {name: value for name, value in one_device.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "launch.py", "--config", str(file), "--workdir", str(tmp_path / "runs")]
+    command += [] if tuned else ["--tune=false"]
+    root = Path(__file__).parents[1]
+    subprocess.run(command, env={**plain, "XLA_FLAGS": flags}, cwd=root, check=True, capture_output=True)
+    found = json.loads(next(tmp_path.glob("runs/tiny/*/environment.json")).read_text())
+    assert (f"--{name}=" in found["XLA_FLAGS"]) is (tuned and runtime.knows(name))
+    assert bool(found["allocator"]) is (tuned and sys.platform == "linux")

@@ -86,6 +86,7 @@ class Arguments(NamedTuple):
     layout: str | None
     formats: str | None
     tensorboard: bool
+    tune: bool
     verbosity: int
     help: bool
     pictures: tuple[str, ...]
@@ -148,6 +149,8 @@ def make_flags() -> flags.FlagValues:
     )
     text("formats", None, "export: of a folder, stablehlo or stablehlo,onnx; all that are installed if not given")
     flags.DEFINE_boolean("tensorboard", False, "also write TensorBoard event files", flag_values=values)
+    tune = "set XLA's flags so that programs are fast, where XLA_FLAGS does not; --tune=false leaves them alone"
+    flags.DEFINE_boolean("tune", True, tune, flag_values=values)
     flags.DEFINE_integer(
         "verbosity", -1, "of the log: -1 warnings, 0 information, 1 also tracebacks of mistakes", flag_values=values
     )

@@ -162,6 +162,7 @@ def environment(command: Sequence[str] = (), config_file: Path | None = None) ->
         "versions": {package: _version(package) for package in PACKAGES},
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "allocator": {name: value for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")},
         "git": _git(Path(config_file).parent if config_file else Path()),
         "command": list(command),
     }

@@ -28,6 +28,9 @@ ROUNDS = 9
 
 def main(names: list[str]) -> None:
     """Prints the sections asked for, or all."""
+    from research import runtime
+
+    runtime.tune()
     sections = {"startup": startup, "overhead": overhead, "feeding": feeding, "accuracy": accuracy}
     for name in names or sections:
         sections[name]()

@@ -32,6 +32,9 @@ PICTURE = ROOT / "docs" / "seven.png"
 
 def main(arguments: list[str]) -> None:
     """Prints the sections asked for, or all."""
+    from research import runtime
+
+    runtime.tune()
     sections = {"cold": cold, "exported": exported}
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sections", nargs="*", help=" or ".join(sections))

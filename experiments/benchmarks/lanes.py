@@ -112,6 +112,7 @@ def spread(values: list[float]) -> str:
 
 def main(names: list[str]) -> None:
     """Prints the table."""
+    runtime.tune()
     runtime.use_all_cores()
     from core import table
 

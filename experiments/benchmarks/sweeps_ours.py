@@ -173,6 +173,7 @@ def alone(out: str, variant: str, trials: str) -> None:
     from research import runtime
 
     runtime.remember_programs()
+    runtime.tune()
     subject = Alone(variant)
     ready, done, accuracies = time.time() - BEGUN, [], []
     for index in map(int, trials.split(",")):
@@ -190,6 +191,7 @@ def rounds(variant: str, *flags: str) -> None:
     from research import runtime
 
     runtime.remember_programs()
+    runtime.tune()
     if "--cores" in flags:
         runtime.use_all_cores()
     does = {"sweep": functools.cache(Whole), "bare": functools.cache(Whole), "alone": functools.cache(Alone)}

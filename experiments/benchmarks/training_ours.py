@@ -17,6 +17,7 @@ from research import runtime  # noqa: E402
 
 if __name__ == "__main__":
     runtime.remember_programs()
+    runtime.tune()
 
 import training_subjects as subjects  # noqa: E402
 from training_worker import OnJax, serve  # noqa: E402

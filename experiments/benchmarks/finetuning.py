@@ -259,9 +259,6 @@ def spread(values: list[float], unit: float = 1.0) -> str:
 
 def main(arguments: list[str]) -> None:
     """Prints the three tables."""
-    from research import runtime
-
-    runtime.tune()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tiny network, two rounds")
     parser.add_argument("--rounds", type=int, metavar="N", help="turns of each")

@@ -1,5 +1,7 @@
 """What is kept for the backward pass is what it needs, and what XLA keeps."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -43,8 +45,12 @@ def xla(activation, depth):
 
 
 def assert_kept(ours, theirs):
-    """What is predicted is what XLA keeps on a CPU, and the most that it does on a GPU, which computes some again."""
-    assert ours == pytest.approx(theirs, rel=0.1) or (jax.default_backend() != "cpu" and ours > theirs)
+    """What is predicted is what XLA keeps by its defaults on a CPU, and the most that it keeps where it fuses more.
+
+    That is on a GPU, and with the flags of `runtime.tune`: some of it is then computed again.
+    """
+    fuses_more = jax.default_backend() != "cpu" or "ynn_fusion_type" in os.environ["XLA_FLAGS"]
+    assert 0.9 * theirs < ours < (2.1 if fuses_more else 1.1) * theirs
 
 
 @pytest.mark.parametrize(

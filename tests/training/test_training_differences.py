@@ -72,7 +72,7 @@ def test_a_part_of_another_kind_is_told_without_the_fields_it_takes_along(comman
 def test_runs_are_compared_by_their_numbers_and_with_a_config_by_shapes(command, tmp_path):
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         status, _, err = command("--config", "exp.py", "--config.name", name, "--config.seed", seed)
-        assert (status, err) == (0, [])
+        assert status == 0, "\n".join(err)  # all of it, should it come again
     diff = ("--mode", "diff", "--format", "json", "--config", "runs/one", "--against")
     _, out, _ = command(*diff, "runs/again")
     assert json.loads(out)["of"] == "numbers"

@@ -29,9 +29,10 @@ from research.errors import UserError
 # Nothing heavy is imported up here: --help and the list of experiments answer at once.
 
 
-def main(command: Sequence[str]) -> int:
+def main(command: Sequence[str], *, may_restart: bool = False) -> int:
     """Runs a command line, the program's name first, and returns the exit status.
 
+    may_restart: whether this process is all about the command, and may start itself anew with better settings.
     1 says that some of the files to predict could not be read, or that what a pipeline came to is not good enough; 2
     that nothing was done.
     """
@@ -41,6 +42,8 @@ def main(command: Sequence[str]) -> int:
         arguments = parse(command[1:])
         logging.set_verbosity(arguments.verbosity)
         if arguments.tune and not arguments.help:
+            if may_restart and (arguments.config or arguments.resume):  # what trains
+                runtime.keep_memory()
             runtime.tune()
         if len(command) == 1 or arguments.help:
             _list_or_help(arguments, command)
@@ -418,7 +421,5 @@ _ACTIONS_ON_RUNS = {
 
 
 if __name__ == "__main__":
-    if any(word.startswith(("--config", "--resume")) for word in sys.argv):  # what trains
-        runtime.keep_memory()
     signal.signal(signal.SIGINT, _interrupt)
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv, may_restart=True))

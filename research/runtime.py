@@ -23,7 +23,7 @@ LIBRARIES = (".so", ".dylib", ".dll", ".pyd")
 FLAGS = {
     # What of a program jaxlib 0.10 and 0.11 hand to YNNPACK on a CPU. All of it is the default, convolutions one by one
     # included, which it computes slowly. With products of matrices alone a ResNet-20 trains at 2.7 times the speed, a
-    # network of two convolutions at 1.8, and none that was measured more slowly (`experiments/benchmarks/RESULTS.md`).
+    # network of two convolutions at 1.8, and others at 0.9 to 1.05 (`experiments/benchmarks/RESULTS.md`).
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
 }
 """Of XLA's, what is better than its default. On a GPU or a TPU they change nothing."""
@@ -34,11 +34,9 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", 
 def keep_memory() -> None:
     """Starts this program anew with `ALLOCATOR`, which is read when a process starts; once, and it does not return.
 
-    Does nothing where the C library is another, where the user has set any of its variables, or `--tune=false` is on
-    the command line.
+    Does nothing where the C library is another, or where the user has set any of its variables.
     """
-    asks_not = {"--tune=false", "--tune=False", "--tune=0", "--notune"} & set(sys.argv)
-    if asks_not or platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ALLOCATOR})

@@ -410,6 +410,20 @@ def test_what_is_wrong_is_named_by_its_path(study, message):
         validate(study)
 
 
+def test_a_valid_config_is_not_looked_at_again_and_what_is_changed_in_one_is():
+    valid = validate(Study(layers=(Layer(),)))
+    assert validate(valid) is valid
+    changed = [
+        (dataclasses.replace(valid, depth=65), "depth"),
+        (override(valid, "tuner", Slow(rate=math.nan)), "tuner.rate"),
+        (dataclasses.replace(valid, layers=(*valid.layers, Layer(width=0))), "layers.1.width"),
+        (jax.tree.map(lambda leaf: -1, valid), "seed"),
+    ]
+    for other, path in changed:
+        with pytest.raises(ConfigError, match=path):
+            validate(other)
+
+
 def test_validation_puts_declared_types_in_place_of_what_python_let_through():
     assert validate(Study(features=[1, 2])) == Study(features=(1, 2))
 

@@ -81,7 +81,7 @@ print(os.environ.get("MALLOC_TOP_PAD_"))
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 @pytest.mark.parametrize(
     ("words", "given", "kept"),
-    [(["a b"], {}, "67108864"), (["--tune=false"], {}, "None"), ([], {"MALLOC_ARENA_MAX": "2"}, "None")],
+    [(["a b"], {}, "67108864"), ([], {"MALLOC_ARENA_MAX": "2"}, "None")],
 )
 def test_a_program_is_started_anew_once_with_its_arguments_unless_the_user_minds(tmp_path, words, given, kept):
     (tmp_path / "program.py").write_text(RESTARTS)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +62,11 @@ def spread(times: list[float], scale: float = 1.0, digits: int = 1) -> str:
     """Median and the range of the middle half."""
     low, middle, high = statistics.quantiles(times, n=4)
     return f"{middle * scale:.{digits}f} ({low * scale:.{digits}f} to {high * scale:.{digits}f})"
+
+
+def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
+    """How many times as long `these` took as `those`, round by round, as far as both came."""
+    return [a / b for a, b in zip(these, those, strict=False)]
 
 
 def startup() -> None:

@@ -39,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from core import table  # noqa: E402
+from core import ratios, table  # noqa: E402
 
 MODELS = ("MLP 2x64", "MLP 8x128", "ConvNet 8, 16", "ViT 2x32")
 RATES = (5e-4, 1e-3, 2e-3, 5e-3)  # as in sweeps_subjects
@@ -179,11 +179,6 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     """The median, and in brackets the least and the most."""
     middle = f"{statistics.median(values):.{digits}f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
-    """How many times as long `these` took as `those`, round by round."""
-    return [a / b for a, b in zip(these, those, strict=True)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

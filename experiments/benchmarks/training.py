@@ -17,22 +17,19 @@ must agree to 1e-4 of itself, and parameters after a step of AdamW that takes th
 Each row is a process of its own. They take turns, each as many steps as last `--seconds`, `--rounds` times; printed are
 medians, in brackets the least and the most, and ratios taken round by round: "x ours" is how many times as long as ours
 a step takes. FLOPs are those of our inspection, forward and backward. PyTorch has the best of one, two and all threads.
-"tuned" is a process whose C library keeps memory that is freed, which is no setting of either framework. Where there is
-a GPU, batches are larger, two large networks come besides, and the processes of a network start together, so that first
-steps are those of a busy machine.
+Ours are compiled with the flags that launch.py sets; "tuned" is a process whose C library keeps memory that is freed,
+as launch.py has it, which is no setting of either framework. Where there is a GPU, batches are larger, two large
+networks come besides, and the processes of a network start together, so that first steps are those of a busy machine.
 """
 
 import argparse
 import contextlib
 import datetime
-import functools
 import importlib.metadata
 import importlib.util
-import json
 import math
 import os
 import platform
-import selectors
 import statistics
 import subprocess
 import sys
@@ -46,23 +43,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
+import training_start  # noqa: E402
 import training_subjects as subjects  # noqa: E402
-from core import table  # noqa: E402
+from core import ratios, table  # noqa: E402
+from training_rows import EAGER, FLAX, OURS, TUNED, Failed, Row, Worker  # noqa: E402
 
 TOLERANCE = 1e-4
 WIDTH = 150
-ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "67108864",
-    "MALLOC_ARENA_MAX": "1",
-}
-"""Variables by which glibc keeps what is freed, in the place of returning it and being given it again page by page."""
-TUNED = ", tuned"
 PEAK_SIZES = {"cpu": 1536, "gpu": 8192}
 """Rows of the matrices whose product is the peak."""
-PATIENCE = {"cpu": 600, "gpu": 150}
-"""Seconds that an answer may take."""
 
 
 class How(NamedTuple):
@@ -126,131 +115,7 @@ def versions() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Processes
-
-
-class Failed(Exception):
-    """A worker could not do what it was told; the message says why, in a line."""
-
-
-class Worker:
-    """A process that trains as it is told, line by line; what it compiles is kept nowhere."""
-
-    def __init__(self, script: str, *arguments: Any, tuned: bool = False, gpu: bool = False):
-        self._folder = tempfile.TemporaryDirectory()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        command = [sys.executable, str(HERE / script), *map(json.dumps, arguments)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors, "bufsize": 0}
-        environment = self._environment(tuned=tuned, gpu=gpu)
-        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
-        self._patience = PATIENCE["gpu" if gpu else "cpu"]
-
-    def _environment(self, *, tuned: bool, gpu: bool) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "JAX_COMPIL"))}
-        compiled = Path(self._folder.name, "compiled")
-        kept |= {
-            "TRAINING_BEGUN": str(time.time()),
-            "JAX_ENABLE_COMPILATION_CACHE": "false",
-            "TORCHINDUCTOR_CACHE_DIR": str(compiled),
-            "TRITON_CACHE_DIR": str(compiled / "triton"),
-        }
-        if gpu:
-            kept |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
-        return kept | (ALLOCATOR if tuned else {})
-
-    def tell(self, what: str, *arguments: Any) -> None:
-        """Tells what is to be done, and does not wait."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{json.dumps([what, *arguments])}\n".encode())
-
-    def answer(self) -> dict[str, Any]:
-        """Waits for the answer to the first line that has none yet. Raises Failed."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(self._patience):
-                self._process.kill()
-                raise Failed(f"no answer in {self._patience} s")
-        line = self._process.stdout.readline()
-        if not line:
-            raise Failed(f"the process ended with status {self._process.wait()}: {self._last_words()}")
-        told = json.loads(line)
-        if "error" in told:
-            raise Failed(told["error"])
-        return told
-
-    def __call__(self, what: str, *arguments: Any) -> dict[str, Any]:
-        """Does something."""
-        self.tell(what, *arguments)
-        return self.answer()
-
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:150] if lines else ""
-
-    def leave(self) -> None:
-        """Lets the process end, and does not wait."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.leave()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._errors.close()
-        with contextlib.suppress(OSError):
-            self._folder.cleanup()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Steps
-
-
-OURS, FLAX, EAGER = "ours", "Flax loop", "PyTorch"
-
-
-class Row:
-    """A setting of a framework, its worker, and what is found of it."""
-
-    def __init__(self, name: str, script: str, *arguments: Any, tuned: bool = False, gpu: bool = False):
-        self.name = name + (TUNED if tuned else "")
-        self._start = functools.partial(Worker, script, *arguments, tuned=tuned, gpu=gpu)
-        self.worker: Worker | None = None
-        self.begun: dict[str, Any] = {}
-        self.times: list[float] = []
-        self.threads: int | None = None
-        self.bytes: int | None = None
-        self.failed = ""
-
-    def start(self) -> None:
-        """Starts its process, which begins at once."""
-        self.worker = self._start()
-        self.worker.tell("begin")
-
-    def told(self, *line: Any) -> dict[str, Any]:
-        """The answer to a line, or to one before; nothing where the worker has failed, which is kept."""
-        if self.failed:
-            return {}
-        try:
-            return self.worker(*line) if line else self.worker.answer()
-        except Failed as error:
-            self.failed = str(error)
-            return {}
-
-    def close(self) -> None:
-        """Ends its process."""
-        if self.worker is not None:
-            self.worker.close()
-
-    @property
-    def is_torch(self) -> bool:
-        """Whether it is PyTorch's."""
-        return self.name.startswith(EAGER)
 
 
 def rows_of(workload: subjects.Workload, how: How) -> list[Row]:
@@ -462,11 +327,6 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     )
 
 
-def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
-    """How many times as long `these` took as `those`, round by round."""
-    return [a / b for a, b in zip(these, those, strict=False)]
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # From nothing
 
@@ -479,17 +339,8 @@ def start(how: How) -> None:
     if not os.environ.get("MNIST_DIR"):
         print("start: left out, for MNIST_DIR does not say where MNIST is\n")
         return
-    epochs, found = 1 if how.tiny else EPOCHS, {}
-    for _ in range(1 if how.tiny else min(3, how.rounds)):
-        with tempfile.TemporaryDirectory() as cache:
-            turns = {
-                f"{OURS}, cold": functools.partial(launched, cache, epochs),
-                f"{OURS}, compiled before": functools.partial(launched, cache, epochs),
-            }
-            if importlib.util.find_spec("torch"):
-                turns[EAGER] = functools.partial(scripted, epochs)
-            for name, turn in turns.items():
-                found.setdefault(name, []).append(turn())
+    epochs = 1 if how.tiny else EPOCHS
+    found = training_start.measure(1 if how.tiny else min(3, how.rounds), epochs)
     bases = [[seconds for seconds, _ in told] for name, told in found.items() if name.startswith(OURS)]
     rows = []
     for name, told in found.items():
@@ -498,32 +349,6 @@ def start(how: How) -> None:
         rows.append((name, spread(seconds, 1), *(spread(ratios(seconds, base)) for base in bases), shown))
     header = ("", "seconds", "x cold", "x compiled before", "test accuracy, % (goal: 99)")
     table(f"MNIST, {epochs} epochs, from the start of a process to its end", header, rows, width=WIDTH)
-
-
-def launched(cache: str, epochs: int) -> tuple[float, float]:
-    """launch.py with `training_mnist.py`: (seconds, test accuracy). `cache` keeps what is compiled."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = f"{HERE / 'training_mnist.py'}:{epochs}"
-        seconds, _ = process("launch.py", "--config", config, "--workdir", folder, JAX_COMPILATION_CACHE_DIR=cache)
-        (path,) = Path(folder).rglob("summary.json")
-        return seconds, json.loads(path.read_text())["test"]["accuracy"]
-
-
-def scripted(epochs: int) -> tuple[float, float]:
-    """The plain PyTorch script: (seconds, test accuracy)."""
-    seconds, told = process(str(HERE / "training_mnist_torch.py"), str(epochs))
-    return seconds, float(told)
-
-
-def process(*command: str, **environment: str) -> tuple[float, str]:
-    """Seconds that a script takes, and what it prints."""
-    begun = time.perf_counter()
-    python = [sys.executable, *command]
-    done = subprocess.run(python, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
-    seconds = time.perf_counter() - begun
-    if done.returncode:
-        raise SystemExit(f"{' '.join(python)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return seconds, done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ backward pass of the layer stage_0/convolution_0. XLA fuses operations, and what
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from research.inspection.program import innermost
 
@@ -21,7 +21,7 @@ PARTS: tuple[Part, ...] = ("batch", "forward", "backward", "update", "other")
 """Of a step: `batch` and `update` are name scopes of `training.step`."""
 CONTROL = frozenset(("while", "conditional", "call", "async-start", "async-done", "async-update"))
 """Operations whose time is that of others."""
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?\s([a-z][\w\-]*)\(", re.MULTILINE)
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?\s([a-z][\w\-]*)\(")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _ORIGIN = re.compile(r'metadata=\{[^}]*op_name="([^"]*)"')
 _CALLS = re.compile(r"calls=%?([\w.\-]+)")
@@ -129,22 +129,28 @@ def instructions(program: str) -> dict[str, Instruction]:
 
 
 def _events(folder: Path) -> Iterator[tuple[str, float]]:
-    """(name, seconds) of each time that an operation ran.
-
-    On a CPU the events of all threads that name an operation; on other devices those of their own, whether or not the
-    profiler knows of what operation a kernel is. Lines that sum up others are left out.
-    """
     from jax.profiler import ProfileData
 
     files = sorted(folder.rglob("*.xplane.pb"))
     if not files:
         raise ValueError(f"{folder}: holds no trace of JAX's profiler")
-    planes = [plane for file in files for plane in ProfileData.from_file(str(file)).planes]
+    return events_of([plane for file in files for plane in ProfileData.from_file(str(file)).planes])
+
+
+def events_of(planes: Sequence[Any]) -> Iterator[tuple[str, float]]:
+    """(name, seconds) of each time that an operation ran, by the planes of a trace.
+
+    On a CPU these are the events of all threads that name an operation; on other devices those of their own, whether or
+    not the profiler knows of what operation a kernel is. A TPU has a line of operations, and a GPU one for each stream;
+    lines that sum up others are left out.
+    """
     devices = [plane for plane in planes if plane.name.startswith("/device:")]
     for plane in devices or planes:
-        for line in plane.lines:
-            if devices and line.name.startswith(("XLA", "Steps", "Framework", "Source")):
-                continue
+        lines = list(plane.lines)
+        if devices:
+            streams = [line for line in lines if not line.name.startswith(("XLA", "Steps", "Framework", "Source"))]
+            lines = [line for line in lines if line.name == "XLA Ops"] or streams
+        for line in lines:
             for event in line.events:
                 name = dict(event.stats).get("hlo_op") or (event.name if devices else None)
                 if name is not None and not event.name.startswith("end: "):

@@ -177,4 +177,5 @@ def _by_layer(found: Iterable[profiles.Operation], steps: int, flops: Mapping[st
 
 def _operation(each: profiles.Operation, steps: int) -> dict[str, Any]:
     about = each._asdict()
-    return {**about, "calls": each.calls / steps, "ms": 1e3 * about.pop("seconds") / steps} | {"seconds": each.seconds}
+    seconds = about.pop("seconds")
+    return about | {"calls": each.calls / steps, "ms": 1e3 * seconds / steps}

@@ -1,6 +1,7 @@
 """The page needs nothing else, holds everything once, and does in a browser what it says."""
 
 import html.parser
+import importlib
 import json
 import re
 import shutil
@@ -8,7 +9,7 @@ import subprocess
 
 import pytest
 
-from research.analysis.report import report
+from research.analysis.report import NEEDED, report
 
 VOID = {"meta", "input", "br", "path", "use", "link"}
 
@@ -210,3 +211,8 @@ def test_in_a_browser_trials_are_sorted_filtered_and_opened(world, tmp_path):
     assert "optimizer.learning_rate 0.001" in told["config"]
     assert "convolutions 1 instead of" in told["config"]
     assert told["wide"] == 0
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_what_is_imported_ahead_is_there(name):  # what is not is passed over in silence
+    assert importlib.import_module(name)

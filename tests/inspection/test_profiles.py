@@ -1,5 +1,8 @@
 """What a trace and a compiled program tell together: whose time it was."""
 
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -62,6 +65,32 @@ def test_what_runs_is_found_in_the_trace_as_often_as_it_ran(tmp_path):
     layers = {each.layer for each in found}
     assert {"large", "small"} <= layers
     assert all(each.calls % 3 == 0 and each.seconds >= 0 for each in found if each.layer)
+
+
+class Event(NamedTuple):
+    name: str
+    duration_ns: int
+    stats: tuple = ()
+
+
+class Line(NamedTuple):
+    name: str
+    events: tuple
+
+
+def plane(name, **lines):
+    return SimpleNamespace(name=name, lines=[Line(each.replace("_", " "), events) for each, events in lines.items()])
+
+
+def test_a_cpu_is_known_by_threads_a_gpu_by_streams_and_a_tpu_by_its_line_of_operations():
+    named = Event("dot.15", 2_000_000_000, (("hlo_op", "dot.15"),))
+    host = plane("/host:CPU", python=(Event("main", 9),), thread=(named, Event("end: dot.15", 1, named.stats)))
+    assert list(profiles.events_of([host])) == [("dot.15", 2.0)]
+    sums = {"XLA_Modules": (Event("jit_f", 9),), "Steps": (Event("1", 9),)}
+    gpu = plane("/device:GPU:0", Stream_7=(Event("gemm_kernel", 10**9, named.stats), Event("memset", 10**9)), **sums)
+    assert list(profiles.events_of([host, gpu])) == [("dot.15", 1.0), ("memset", 1.0)]
+    tpu = plane("/device:TPU:0", XLA_Ops=(Event("dot.15", 10**9),), Other=(Event("noise", 1),), **sums)
+    assert list(profiles.events_of([host, tpu])) == [("dot.15", 1.0)]
 
 
 def test_a_folder_without_a_trace_is_refused(tmp_path):

@@ -199,6 +199,20 @@ def test_vmap_is_each_alone(name, method, axes):
         assert_all_close([m[i] for m in mapped], alone)
 
 
+@pytest.mark.parametrize("name", ["one input feature", "all at once", "grouped", "depthwise, all at once", "signal"])
+def test_many_models_on_an_nvidia_gpu_are_products_of_matrices_and_each_as_alone(name, monkeypatch):
+    _, operands, arguments = expected_and_arguments(CASES[name])
+    stacked = [jnp.stack([a, 2 * a[::-1]]) for a in operands]
+    alone = [jax.jit(value_and_gradients(arguments))(*(a[i] for a in stacked)) for i in range(2)]
+    on_cuda = lambda *args, default=None, **branches: branches.get("cuda", default)(*args)  # noqa: E731
+    monkeypatch.setattr(lax, "platform_dependent", on_cuda)
+    many = jax.vmap(value_and_gradients(arguments))
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(many)(*stacked))
+    mapped = jax.jit(many)(*stacked)
+    for i in range(2):
+        assert_all_close([m[i] for m in mapped], alone[i])
+
+
 def test_vmap_of_vmap_in_a_loop_is_each_alone():
     _, (inputs, kernel, gradient), arguments = expected_and_arguments(CASES["strided, same"])
     function = value_and_gradients(arguments)

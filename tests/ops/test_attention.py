@@ -69,7 +69,61 @@ def test_weights_are_shares_and_reading_with_them_is_attention():
     weights = attention_weights(query, key, causal=True)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
     assert not np.triu(np.asarray(weights), 1).any()
-    np.testing.assert_array_equal(attend(weights, value), attention(query, key, value, causal=True))
+    np.testing.assert_allclose(attend(weights, value), attention(query, key, value, causal=True), rtol=1e-5, atol=1e-6)
+
+
+PADDED = {"none": None, "some": [70, 41], "all of one": [70, 0]}
+"""How many of 70 keys there are, by example."""
+
+
+@pytest.mark.parametrize("there", PADDED.values(), ids=PADDED)
+@pytest.mark.parametrize(("causal", "queries"), [(False, 50), (True, 70), (True, 65), (True, 1)])
+def test_in_blocks_outputs_and_gradients_are_those_of_the_weights(causal, queries, there):
+    with jax.enable_x64(True):
+        operands = [jnp.asarray(array, jnp.float64) for array in arrays(queries=queries, keys=70)]
+        visible = None if there is None else jnp.arange(70) < np.array(there)[:, None]
+        upon = jnp.asarray(np.random.default_rng(1).normal(size=(2, queries, 2, 5)))
+
+        def of_weights(query, key, value, **how):
+            return attend(attention_weights(query, key, **how), value)
+
+        def told(read):
+            def loss(*operands):
+                outputs = read(*operands, causal=causal, visible=visible)
+                return (jnp.sin(outputs) * upon).sum(), outputs
+
+            def steepness(*operands):  # of the second order
+                return sum((jnp.cos(each) ** 2).sum() for each in jax.grad(loss, (0, 1, 2), has_aux=True)(*operands)[0])
+
+            return *jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*operands), jax.grad(steepness, (0, 1, 2))(
+                *operands
+            )
+
+        for ours, expected in zip(jax.tree.leaves(told(attention)), jax.tree.leaves(told(of_weights)), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("positions", "share"), [(16, 1), (64, 3 / 4), (128, 5 / 8), (130, 5 / 8)])
+def test_scores_that_no_query_may_see_are_not_computed(positions, share):
+    def exponentials(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "exp":
+                yield equation.outvars[0].aval.size
+            for inner in equation.params.values():
+                inner = getattr(inner, "jaxpr", inner)
+                yield from exponentials(inner) if hasattr(inner, "eqns") else ()
+
+    def scores(causal):
+        operand = jax.ShapeDtypeStruct((2, positions, 3, 4), jnp.float32)
+        return sum(exponentials(jax.make_jaxpr(functools.partial(attention, causal=causal))(*[operand] * 3).jaxpr))
+
+    assert abs(scores(True) / scores(False) - share) < 0.01
+
+
+def test_weights_are_not_kept_for_the_gradients():
+    operand = jax.ShapeDtypeStruct((2, 100, 3, 4), jnp.float32)
+    kept = jax.eval_shape(lambda *operands: jax.vjp(attention, *operands)[1], operand, operand, operand)
+    assert sum(array.size for array in jax.tree.leaves(kept)) == 2 * 100 * 3 * (4 * 4 + 2)
 
 
 @pytest.mark.parametrize("causal", [False, True])

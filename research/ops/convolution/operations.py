@@ -18,7 +18,8 @@ the body of a `scan`, `fori_loop` or `while_loop` XLA does not bring those into 
 Measured there, its gradient with respect to the kernel is thirty to a hundred times slower than ours, with respect to
 the inputs five to fifty times; and a chunk of training steps is a scan. Here they are written in the usual layout:
 
-    inputs' gradient   the outputs' gradient, its positions spread by the stride, convolved with the kernel turned round
+    inputs' gradient   the outputs' gradient, its positions spread by the stride, convolved with the kernel turned
+                       round; or, since that multiplies mostly zeros, a convolution for each remainder by the stride
     kernel's gradient  the inputs, with features and batch exchanged, convolved with the outputs' gradient as if that
                        were a kernel over the batch; what was the stride is now the dilation, and the reverse
 
@@ -28,6 +29,8 @@ GPUs all are one product of many matrices. Of one model, other platforms keep XL
 """
 
 import functools
+import itertools
+import math
 from typing import NamedTuple
 
 import jax
@@ -103,7 +106,7 @@ kernel_gradient.defvjp(
 
 
 def _correlate(inputs, kernel, problem: Problem):
-    name = problem.method or chosen(problem)
+    name = problem.method or chosen(problem, "outputs")
 
     def ours():
         if name == "xla" and problem.groups > 1:
@@ -119,13 +122,15 @@ def _correlate(inputs, kernel, problem: Problem):
 
 
 def _inputs_gradient(gradient, kernel, problem: Problem):
-    name = problem.method or chosen(problem)
+    name = problem.method or chosen(problem, "inputs")
 
     def ours():
         if name != "xla":
             return _by(FORMULATIONS[name], _inputs_gradient, gradient, kernel, problem)
         if problem.groups > 1:
             return _each_group_alone(_inputs_gradient, gradient, kernel, problem)
+        if _skips_little(problem):
+            return _inputs_gradient_by_remainders(gradient, kernel, problem)
         return _inputs_gradient_in_usual_layout(gradient, kernel, problem)
 
     def xla():
@@ -135,7 +140,7 @@ def _inputs_gradient(gradient, kernel, problem: Problem):
 
 
 def _kernel_gradient(inputs, gradient, problem: Problem):
-    name = problem.method or chosen(problem)
+    name = problem.method or chosen(problem, "kernel")
 
     def ours():
         if name == "definition" and problem.depthwise:
@@ -175,6 +180,42 @@ def _inputs_gradient_in_usual_layout(gradient, kernel, problem: Problem):
     return by_xla(gradient, turned, Geometry((1,) * len(around), tuple(around), dilation, spread=stride))
 
 
+def _skips_little(problem: Problem) -> bool:
+    """Whether `_inputs_gradient_by_remainders` takes few convolutions, each of some positions of the kernel."""
+    stride, _, dilation, _ = problem.geometry
+    few = 1 < math.prod(stride) <= 8 and set(dilation) == {1}
+    return few and all(step <= size for step, size in zip(stride, problem.window, strict=True))
+
+
+def _inputs_gradient_by_remainders(gradient, kernel, problem: Problem):
+    """A convolution for each remainder of a position by the stride, of the gradient as it is with part of the kernel.
+
+    A kernel's position i lies on the input s o + i, so the input s m + r sees the kernel's positions s a + r alone, and
+    the outputs m - a. Spread by the stride, the gradient would be zero but for one of s positions in each dimension.
+    """
+    stride, padding, dilation, ones = problem.geometry
+    reached = [-(-(size + sum(pair)) // s) for size, pair, s in zip(problem.sizes, padding, stride, strict=True)]
+    parts = []
+    for first in itertools.product(*map(range, stride)):
+        part = kernel[tuple(slice(r, None, s) for r, s in zip(first, stride, strict=True))]
+        turned = jnp.flip(part, range(part.ndim - 2)).swapaxes(-1, -2)
+        seen, there = part.shape[:-2], gradient.shape[1:-1]
+        around = tuple((a - 1, count - n) for a, count, n in zip(seen, reached, there, strict=True))
+        parts.append(by_xla(gradient, turned, Geometry(ones, around, dilation, ones)))
+    # (*remainders, batch, *reached, in) to (batch, reached, remainder, reached, remainder, ..., in)
+    dimensions = len(stride)
+    stacked = jnp.stack(parts).reshape(*stride, *parts[0].shape)
+    order = [dimensions, *(axis for i in range(dimensions) for axis in (dimensions + 1 + i, i)), stacked.ndim - 1]
+    laid = stacked.transpose(order).reshape(
+        len(gradient), *(count * s for count, s in zip(reached, stride, strict=True)), problem.features
+    )
+    cropped = tuple(
+        (-low, size + low - count * s, 0)
+        for (low, _), size, count, s in zip(padding, problem.sizes, reached, stride, strict=True)
+    )
+    return lax.pad(laid, laid.dtype.type(0), ((0, 0, 0), *cropped, (0, 0, 0)))
+
+
 def _kernel_gradient_in_usual_layout(inputs, gradient, problem: Problem):
     stride, padding, dilation, _ = problem.geometry
     features_first = jnp.swapaxes(inputs, 0, -1)  # (in, *sizes, batch)
@@ -201,6 +242,8 @@ def _each_group_alone(function, first, second, problem: Problem):
     results = jnp.moveaxis(results, 0, -2)
     return results.reshape(*results.shape[:-2], results.shape[-2] * results.shape[-1])
 
+
+_RESULTS = {_correlate: "outputs", _inputs_gradient: "inputs", _kernel_gradient: "kernel"}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Many models
@@ -239,7 +282,7 @@ def _each_model_alone(function, problem: Problem):
             one = lambda first, second: _by(FORMULATIONS[name], function, first, second, problem)  # noqa: E731
             return jax.vmap(one, [0 if own else None for own in mapped])(first, second)
 
-        is_product = (problem.method or chosen(problem)) in ("definition", "matrix product")
+        is_product = (problem.method or chosen(problem, _RESULTS[function])) in ("definition", "matrix product")
         on_cpu = at_once if is_product else in_turn  # for all models the same products, side by side
         return lax.platform_dependent(first, second, cpu=on_cpu, cuda=products, default=at_once), True
 

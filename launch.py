@@ -41,10 +41,11 @@ def main(command: Sequence[str], *, may_restart: bool = False) -> int:
     try:
         arguments = parse(command[1:])
         logging.set_verbosity(arguments.verbosity)
-        if arguments.tune and not arguments.help:
+        if arguments.tune != "false" and not arguments.help:
             if may_restart and (arguments.config or arguments.resume):  # what trains
                 runtime.keep_memory()
-            runtime.tune()
+            if runtime.FUSIONS not in runtime.tune():
+                arguments = _without_choice(arguments)
         if len(command) == 1 or arguments.help:
             _list_or_help(arguments, command)
         elif arguments.config is not None:
@@ -61,6 +62,14 @@ def main(command: Sequence[str], *, may_restart: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _without_choice(arguments: Arguments) -> Arguments:
+    """The arguments where the flag is not ours to choose. Raises UserError if it was to be measured."""
+    if arguments.tune == "measure":
+        reason = f"XLA_FLAGS names {runtime.FUSIONS}, or the installed jaxlib does not know it"
+        raise UserError(f"--tune measure: there is nothing to choose among: {reason}")
+    return arguments._replace(tune="false")
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -146,7 +155,33 @@ def _run_config(arguments: Arguments, command: Sequence[str]) -> int:
         raise UserError(
             f"--executor {arguments.executor}: {path} returns a {kind.__name__}, which is run in this process"
         )
+    if kind.__name__ == "Experiment" and arguments.mode in ("train", "profile"):
+        _choose_flags(arguments, config)
+    elif arguments.tune == "measure":
+        raise UserError(f"--tune measure: {path} returns a {kind.__name__}; give it with an Experiment")
     return actions[arguments.mode](arguments, command, config, path, changes) or 0
+
+
+def _choose_flags(arguments: Arguments, config: Any) -> None:
+    """Sets XLA's flags as they are fastest for an experiment, if that is known or to be measured."""
+    from research.training import display, tuning
+
+    if arguments.tune == "false":
+        return
+    name = tuning.remembered(config)
+    if name is None and arguments.tune == "measure":
+        display.note("measuring with which of XLA's flags this trains fastest, about a minute, once on this machine")
+        try:
+            measured = tuning.measure(config, arguments.config, arguments.overrides)
+        except tuning.Failed as error:
+            display.note(f"they could not be measured, and are as usual: {error}")
+            return
+        display.note(f"XLA hands {measured.told()}" if measured else "they change nothing on this device")
+        name = measured and measured.name
+    elif name is not None and name != next(iter(runtime.HANDED)):
+        display.note(f"XLA hands {name} to YNNPACK, as was measured before")
+    if name is not None:
+        tuning.use(name)
 
 
 def _train(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
@@ -314,8 +349,11 @@ def _named(config: Any, path: Path) -> Any:
 
 
 def _resume(arguments: Arguments, command: Sequence[str]) -> None:
-    from research.training import display, run
+    from research.training import display, run, tuning
 
+    began_with = None if arguments.tune == "false" else tuning.of_run(arguments.resume)
+    if began_with is not None:  # so that it goes on as it would have
+        tuning.use(began_with)
     display.show_summary(display.console(), run.resume(arguments.resume, command=list(command)))
 
 

@@ -15,17 +15,25 @@ import platform
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 MOST_BYTES = 4 << 30
 """Of compiled programs that are kept; the oldest go."""
 LIBRARIES = (".so", ".dylib", ".dll", ".pyd")
-FLAGS = {
-    # What of a program jaxlib 0.10 and 0.11 hand to YNNPACK on a CPU. All of it is the default, convolutions one by one
-    # included, which it computes slowly. With products of matrices alone a ResNet-20 trains at 2.7 times the speed, a
-    # network of two convolutions at 1.8, and others at 0.9 to 1.05 (`experiments/benchmarks/RESULTS.md`).
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+HANDED = {
+    "products": "LIBRARY_FUSION_TYPE_DOT",
+    "products, elementwise and sums": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE",
+    "nothing": "",
 }
+"""What of a program may be handed to YNNPACK on a CPU, and the value of the flag that says so; the usual comes first.
+
+jaxlib 0.10 and 0.11 hand it all by default, convolutions one by one included, which it computes slowly. With products
+of matrices alone a ResNet-20 trains at 2.7 times the speed, a network of two convolutions at 1.8, and others at 0.9 to
+1.05 (`experiments/benchmarks/RESULTS.md`).
+"""
+FLAGS = {FUSIONS: HANDED["products"]}
 """Of XLA's, what is better than its default. On a GPU or a TPU they change nothing."""
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "67108864"}
 """Variables by which glibc keeps what is freed; else large arrays are given back, and taken page by page, each step."""
@@ -74,6 +82,16 @@ def tune() -> dict[str, str]:
     return added
 
 
+def set_flags(flags: Mapping[str, str]) -> bool:
+    """Sets flags of XLA's in place of what XLA_FLAGS has for them; False, and nothing set, once JAX has computed."""
+    if _has_begun():
+        return False
+    given = os.environ.get("XLA_FLAGS", "").split()
+    kept = [word for word in given if word.removeprefix("--").partition("=")[0] not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([*kept, *(f"--{name}={value}" for name, value in flags.items())])
+    return True
+
+
 def _has_begun() -> bool:
     """Whether JAX has a device at work, which is when XLA reads its flags."""
     bridge = sys.modules.get("jax._src.xla_bridge")
@@ -92,18 +110,19 @@ def _is_known(flag: str) -> bool:
         known = {}
     if at not in known:
         known[at] = knows(flag)
-        _write_if_possible(path, json.dumps(known))
+        write_if_possible(path, json.dumps(known))
     return known[at] is True
 
 
-def _write_if_possible(path: Path, text: str) -> None:
+def write_if_possible(path: Path, text: str) -> None:
+    """Writes a file of a cache, whole or not at all; what cannot be remembered is found out again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
         os.replace(name, path)
-    except OSError:  # it is looked for again
+    except OSError:
         return
 
 

@@ -18,11 +18,12 @@ MODES = ("train", "inspect", "profile", "diff", "evaluate", "explain", "predict"
 SPLITS = ("test", "validation", "train")
 FORMATS = ("table", "json", "csv", "html")
 EXECUTORS = ("process", "ray")
+TUNES = ("true", "false", "measure")
 FORMATS_OF_INSPECTIONS = ("csv", "html")
 FORMATS_OF_PREDICTIONS = ("csv",)
 WEIGHTS = (".safetensors", ".npz")
 """The endings of files of weights, beside which export makes folders."""
-CHOICES = {"mode": MODES, "split": SPLITS, "format": FORMATS, "executor": EXECUTORS}
+CHOICES = {"mode": MODES, "split": SPLITS, "format": FORMATS, "executor": EXECUTORS, "tune": TUNES}
 
 GOES_WITH = {
     "config": ("train", "inspect", "profile", "diff"),
@@ -86,7 +87,7 @@ class Arguments(NamedTuple):
     layout: str | None
     formats: str | None
     tensorboard: bool
-    tune: bool
+    tune: str
     verbosity: int
     help: bool
     pictures: tuple[str, ...]
@@ -149,8 +150,12 @@ def make_flags() -> flags.FlagValues:
     )
     text("formats", None, "export: of a folder, stablehlo or stablehlo,onnx; all that are installed if not given")
     flags.DEFINE_boolean("tensorboard", False, "also write TensorBoard event files", flag_values=values)
-    tune = "set XLA's flags so that programs are fast, where XLA_FLAGS does not; --tune=false leaves them alone"
-    flags.DEFINE_boolean("tune", True, tune, flag_values=values)
+    text(
+        "tune",
+        "true",
+        "set XLA's flags so that programs are fast, where XLA_FLAGS does not: true, false, or measure which are the "
+        "fastest for this experiment on this machine, a minute, and remember it",
+    )
     flags.DEFINE_integer(
         "verbosity", -1, "of the log: -1 warnings, 0 information, 1 also tracebacks of mistakes", flag_values=values
     )
@@ -272,6 +277,8 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
         problems.append("--layout: say what to make, as in --run FOLDER --to NAME.safetensors")
     if arguments.formats is not None and (arguments.layout or (arguments.to or "").endswith(WEIGHTS)):
         problems.append("--formats: is of a folder for others, and this saves weights; leave it out")
+    if arguments.tune == "measure" and (mode not in ("train", "profile") or arguments.config is None):
+        problems.append("--tune measure: goes with --config FILE and --mode train or profile")
     if mode == "predict" and not arguments.pictures:
         problems.append("--mode predict: say which pictures, texts or sounds, as in --run FOLDER one.png two.png")
     if mode in ("inspect", "diff") and arguments.config is None and not of_nothing:

@@ -9,9 +9,7 @@ told["trace"]         the folder of the trace, for TensorBoard and for ui.perfet
 
 import contextlib
 import datetime
-import itertools
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,22 +17,18 @@ from typing import Any
 import jax
 
 from research import runtime
-from research.data import feeding
 from research.data.base import Loaded
 from research.errors import UserError
 from research.inspection import profiles
 from research.models.base import stacks
 from research.stacks import as_range, block_paths
-from research.training import evaluation, features, loop, step
 from research.training.experiment import Experiment
+from research.training.first_steps import FirstSteps
 from research.training.inspecting import inspect_experiment
-from research.training.plan import Plan, boundary, replicate
-from research.training.run import prepare, rehearse
-from research.training.state import State
-from research.training.step import Data, train_chunk
+from research.training.plan import Plan
 
-SECONDS, MOST_STEPS = 1.0, 200
-"""How long what is profiled lasts, and how many steps it takes at most: every operation of each is written down."""
+SECONDS = 1.0
+"""About how long what is profiled lasts, if the most steps that are taken at once are enough for it."""
 
 
 def profile(experiment: Experiment, *, workdir: str = "runs") -> dict[str, Any]:
@@ -43,29 +37,15 @@ def profile(experiment: Experiment, *, workdir: str = "runs") -> dict[str, Any]:
     The steps are the first of a run in its first phase; without their compilation. "busy" is the time of all threads or
     streams, of which "cores" could be busy at once. Raises UserError as a run does.
     """
-    loaded = experiment.data.load()
-    plan, beginning = prepare(experiment, loaded)
-    rehearse(experiment, plan, loaded)
-    leaves = replicate(plan, boundary(experiment))
-    source = None if beginning is None else beginning.arrays
-    state, frozen = replicate(plan, step.initial_state(plan, leaves, source))
-    cut = features.find_cut(plan, experiment, loaded)
-    if cut is not None:  # as the run does
-        plan, seen = features.on_features(plan, experiment, loaded, cut, state, frozen)
-    else:
-        seen = loaded
-    arguments = (plan, leaves, frozen)
-    data, most = _data(plan, experiment, seen)
-    with _compiled_anew():
-        program = train_chunk.lower(*arguments, state, data, loop.lengths(0, [1])).compile().as_text()
-    state, count = _warm(arguments, state, data, most)
+    with _compiled_anew():  # names in a program that is read from the disk are those of whoever compiled it
+        steps = FirstSteps(experiment)
+        program = steps.program()
+    count = steps.warm(SECONDS)
     folder = _new_folder(workdir, experiment.name)
     with jax.profiler.trace(folder, create_perfetto_trace=True):
-        begun = time.perf_counter()
-        state = _run(arguments, state, data, count)
-        seconds = time.perf_counter() - begun
-    found = profiles.operations(program, folder, _layers(plan))
-    flops = {} if cut is not None else _flops(experiment, plan, loaded)
+        seconds = steps.take(count)
+    found = profiles.operations(program, folder, _layers(steps.plan))
+    flops = {} if steps.cut is not None else _flops(experiment, steps.plan, steps.loaded)
     return {
         "name": experiment.name,
         "device": jax.devices()[0].device_kind,
@@ -89,37 +69,6 @@ def _compiled_anew() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
-
-
-def _data(plan: Plan, experiment: Experiment, loaded: Loaded) -> tuple[Data, int]:
-    """What a chunk reads, and how many steps it is enough for."""
-    train = loaded.splits["train"]
-    if not plan.streamed:
-        return evaluation.to_device(plan, train, loaded.normalisation), MOST_STEPS
-    count = min(evaluation.STREAMED_CHUNK, plan.steps)
-    how = {"seed": experiment.data_seed, "first_step": 0, "steps": count, "batch_size": experiment.batch_size}
-    batches = feeding.stream(train, **how)
-    try:
-        chunk = loop.stack(list(itertools.islice(batches, count)), loaded.normalisation)
-    finally:
-        batches.close()
-    return replicate(plan, chunk), count
-
-
-def _warm(arguments: tuple, state: State, data: Data, most: int) -> tuple[State, int]:
-    """The state after some steps, and how many more of them last about as long as is profiled."""
-    state, count, taken = _run(arguments, state, data, 1), 1, 0.0
-    while taken < SECONDS / 4 and count < most:
-        count = min(most, 4 * count)
-        begun = time.perf_counter()
-        state = _run(arguments, state, data, count)
-        taken = time.perf_counter() - begun
-    return state, max(1, min(most, round(SECONDS * count / max(taken, 1e-9))))
-
-
-def _run(arguments: tuple, state: State, data: Data, count: int) -> State:
-    state, _ = train_chunk(*arguments, state, data, loop.lengths(0, [count]))
-    return jax.block_until_ready(state)
 
 
 def _new_folder(workdir: str, name: str) -> Path:

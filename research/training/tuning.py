@@ -1,0 +1,164 @@
+"""Which of XLA's flags a network trains fastest with on this machine: measured once, and remembered.
+
+measured = measure(experiment, "exp.py:small", overrides)    # a minute: three processes take turns
+remembered(experiment)                                       # "products", or None
+use("products")                                              # before JAX computes
+
+What is chosen among is `runtime.HANDED`. A choice holds for a machine, a jaxlib and a structure: the network, its data,
+batches and optimizer, whatever their numbers are and however long it is trained.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from research import runtime
+from research.commandline.arguments import Override
+from research.errors import UserError
+from research.training import folder
+from research.training.experiment import Experiment
+
+ROUNDS, SECONDS = 7, 0.5
+"""How often each choice trains, and about how long."""
+GAIN = 1.03
+"""How many times as fast another choice must be than the usual one to be taken: less is within what is measured."""
+
+
+HOW_LONG = ("name", "duration", "early_stopping", "select", "evaluate_every", "log_every")
+"""Fields that a step does not depend on."""
+
+
+class Failed(Exception):
+    """A choice could not be measured; the message is the reason, in a line."""
+
+
+class Measured(NamedTuple):
+    """Of each name in `runtime.HANDED` the milliseconds of a step by round, and the name that is chosen."""
+
+    ms: dict[str, list[float]]
+    name: str
+
+    def told(self) -> str:
+        """In a line."""
+        usual = next(iter(runtime.HANDED))
+        speed = times_as_fast(self.ms, self.name)
+        if self.name != usual:
+            return f"{self.name} to YNNPACK: {speed:.2f} times as fast as {usual} alone"
+        others = ", ".join(f"{name} {times_as_fast(self.ms, name):.2f}" for name in self.ms if name != usual)
+        return f"{usual} alone to YNNPACK, as is usual: others are hardly faster or slower ({others} times as fast)"
+
+
+def times_as_fast(ms: dict[str, list[float]], name: str) -> float:
+    """As the first of them, by the median of the ratios of rounds."""
+    usual = next(iter(ms.values()))
+    return statistics.median(a / b for a, b in zip(usual, ms[name], strict=True))
+
+
+def measure(experiment: Experiment, config_file: str, overrides: Sequence[Override]) -> Measured | None:
+    """Lets the choices take turns, and remembers the fastest; None where the flag changes nothing, as on a GPU.
+
+    config_file: as --config names it. Raises Failed.
+    """
+    with contextlib.ExitStack() as stack:
+        asked = {
+            name: stack.enter_context(_Process(value, config_file, overrides)) for name, value in runtime.HANDED.items()
+        }
+        if any(each.told()["platform"] != "cpu" for each in asked.values()):
+            return None
+        ms: dict[str, list[float]] = {name: [] for name in asked}
+        for _ in range(ROUNDS):
+            for name, each in asked.items():
+                ms[name].append(each.told("turn")["ms"])
+    fastest = max(ms, key=lambda name: times_as_fast(ms, name))
+    found = Measured(ms, fastest if times_as_fast(ms, fastest) >= GAIN else next(iter(ms)))
+    runtime.write_if_possible(_file(), json.dumps(_all_remembered() | {_key(experiment): found.name}))
+    return found
+
+
+def remembered(experiment: Experiment) -> str | None:
+    """The name of what was chosen for such an experiment on this machine."""
+    name = _all_remembered().get(_key(experiment))
+    return name if name in runtime.HANDED else None
+
+
+def of_run(path: str) -> str | None:
+    """The name of what a run began with; None if its folder does not say, or says something else."""
+    try:
+        began_in = folder.open_run(path).read_json("environment.json")
+        flags = dict(word.removeprefix("--").split("=", 1) for word in began_in["XLA_FLAGS"].split() if "=" in word)
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None
+    return next((name for name, value in runtime.HANDED.items() if flags.get(runtime.FUSIONS) == value), None)
+
+
+def use(name: str) -> bool:
+    """Sets the flag; False where JAX has computed already."""
+    return runtime.set_flags({runtime.FUSIONS: runtime.HANDED[name]})
+
+
+def _file() -> Path:
+    return runtime.cache_folder() / "tuned.json"
+
+
+def _all_remembered() -> dict[str, Any]:
+    try:
+        return dict(json.loads(_file().read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _key(experiment: Experiment) -> str:
+    """Of a structure on this machine, with this jaxlib."""
+    plain = Experiment(data=experiment.data, model=experiment.model)
+    how_long = {name: getattr(plain, name) for name in HOW_LONG}
+    structure = repr(jax.tree.structure(dataclasses.replace(experiment, **how_long)))
+    machine = [platform.node(), platform.machine(), str(runtime.cores()), importlib.metadata.version("jaxlib")]
+    told = "\n".join([*machine, re.sub(r" at 0x[0-9a-f]+", "", structure)])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+class _Process:
+    """A process that trains with a value of the flag, as it is told; it ends with the `with` block."""
+
+    def __init__(self, value: str, config_file: str, overrides: Sequence[Override]):
+        given = os.environ.get("XLA_FLAGS", "").split()
+        kept = [word for word in given if not word.startswith(f"--{runtime.FUSIONS}=")]
+        environment = os.environ | {"XLA_FLAGS": " ".join([*kept, f"--{runtime.FUSIONS}={value}"])}
+        command = [sys.executable, "-m", "research.training.measuring", config_file, json.dumps(list(overrides))]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        self._process = subprocess.Popen(command, env=environment | {"PYTHONPATH": path}, **pipes)
+
+    def told(self, what: str = "") -> dict[str, Any]:
+        """Its next answer, to what it is told, if anything."""
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            if what:
+                self._process.stdin.write(f"{what}\n")
+                self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {"error": f"its process ended with {self._process.wait()}"}
+        if "error" in answer:
+            raise Failed(answer["error"])
+        return answer
+
+    def __enter__(self) -> "_Process":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._process.kill()
+        self._process.communicate()

@@ -1,0 +1,198 @@
+"""XLA's flags that were measured to be the fastest: chosen, remembered, recorded, and repeated on resume."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from research import runtime
+from research.models import MLP
+from research.training import SGD, AdamW, Cosine, epochs, steps, tuning
+
+ROOT = Path(__file__).resolve().parents[2]
+USUAL, OTHER, NOTHING = runtime.HANDED
+
+
+@pytest.fixture
+def experiment(tiny):
+    return tiny()
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "fathom"
+
+
+@pytest.fixture
+def processes(monkeypatch, own_cache):
+    """Processes that only say what they are told to: {value of the flag: milliseconds by round, or an error}."""
+    answers, ended = {}, []
+
+    class Process:
+        def __init__(self, value, config_file, overrides):
+            self.value, self.rounds = value, iter(answers[value])
+
+        def told(self, what=""):
+            if not what:
+                return {"platform": answers.get("platform", "cpu")}
+            ms = next(self.rounds)
+            if isinstance(ms, str):
+                raise tuning.Failed(ms)
+            return {"ms": ms}
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            ended.append(self.value)
+
+    monkeypatch.setattr(tuning, "_Process", Process)
+    answers["ended"] = ended
+    return answers
+
+
+def answer(processes, **ms):
+    for name, value in runtime.HANDED.items():
+        processes[value] = ms.get(name.split(",")[0] if name != OTHER else "other", [10.0] * tuning.ROUNDS)
+
+
+@pytest.mark.parametrize(
+    ("other", "nothing", "chosen"),
+    [(8.0, 9.0, OTHER), (9.0, 8.0, NOTHING), (9.8, 11.0, USUAL), (12.0, 12.0, USUAL)],
+)
+def test_the_fastest_is_chosen_if_it_is_faster_by_more_than_chance(experiment, processes, other, nothing, chosen):
+    answer(processes, other=[other] * tuning.ROUNDS, nothing=[nothing] * tuning.ROUNDS)
+    found = tuning.measure(experiment, "exp.py", ())
+    assert found.name == chosen
+    assert chosen in found.told()
+    assert tuning.remembered(experiment) == chosen
+    assert sorted(processes["ended"]) == sorted(runtime.HANDED.values())
+
+
+def test_one_slow_round_of_a_busy_machine_changes_nothing(experiment, processes):
+    rounds = [10.0, 10.0, 40.0, 10.0, 10.0, 40.0, 10.0]
+    answer(processes, products=rounds, other=[ms * 0.9 for ms in rounds])  # they are busy together
+    assert tuning.measure(experiment, "exp.py", ()).name == OTHER
+    answer(processes, products=[10.0, 10.0, 40.0, 10.0, 10.0, 40.0, 10.0])
+    assert tuning.measure(experiment, "exp.py", ()).name == USUAL
+
+
+def test_on_another_device_there_is_nothing_to_choose(experiment, processes):
+    answer(processes)
+    processes["platform"] = "gpu"
+    assert tuning.measure(experiment, "exp.py", ()) is None
+    assert tuning.remembered(experiment) is None
+
+
+def test_what_fails_is_told_and_not_remembered_and_no_process_is_left(experiment, processes):
+    answer(processes, other=[9.0, "no such data"])
+    with pytest.raises(tuning.Failed, match="no such data"):
+        tuning.measure(experiment, "exp.py", ())
+    assert tuning.remembered(experiment) is None
+    assert len(processes["ended"]) == 3
+
+
+def test_a_choice_holds_for_a_structure_whatever_its_numbers(experiment, processes):
+    answer(processes, other=[5.0] * tuning.ROUNDS)
+    tuning.measure(experiment, "exp.py", ())
+    change = lambda **fields: dataclasses.replace(experiment, **fields)  # noqa: E731
+    longer = change(name="other", seed=7, duration=epochs(3), evaluate_every=steps(7), log_every=steps(3))
+    faster = change(optimizer=dataclasses.replace(experiment.optimizer, learning_rate=0.5))
+    assert tuning.remembered(longer) == tuning.remembered(faster) == OTHER
+    others = [change(batch_size=7), change(model=MLP(width=9)), change(precision="bfloat16")]
+    other_optimizer = AdamW() if isinstance(experiment.optimizer, SGD) else SGD()
+    for other in [*others, change(optimizer=other_optimizer), change(schedule=Cosine())]:
+        assert tuning.remembered(other) is None
+
+
+def test_what_is_remembered_may_be_damaged(experiment, processes, own_cache):
+    answer(processes, other=[5.0] * tuning.ROUNDS)
+    tuning.measure(experiment, "exp.py", ())
+    file = own_cache / "tuned.json"
+    for text in ("{", "[1]", json.dumps(dict.fromkeys(json.loads(file.read_text()), "no such choice"))):
+        file.write_text(text)
+        assert tuning.remembered(experiment) is None
+    tuning.measure(experiment, "exp.py", ())
+    assert tuning.remembered(experiment) == OTHER
+
+
+EXPERIMENT = """
+from research.data import Digits
+from research.models import MLP
+from research.training import Experiment, steps
+
+def get_config():
+    return Experiment(data=Digits(), model=MLP(width=8), duration=steps(8), evaluate_every=steps(4))
+"""
+
+
+def launch(folder, *arguments, **environment):
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS" and not name.startswith("MALLOC_")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), *arguments],
+        cwd=folder,
+        env=kept | {"XDG_CACHE_HOME": str(folder), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def flag_of(environment):
+    return [word for word in environment["XLA_FLAGS"].split() if runtime.FUSIONS in word]
+
+
+def test_a_choice_is_measured_told_recorded_used_again_and_repeated_on_resume(tmp_path):
+    (tmp_path / "exp.py").write_text(EXPERIMENT)
+    first = launch(tmp_path, "--config", "exp.py", "--tune", "measure", "--config.optimizer.learning_rate", "0.01")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "measuring with which of XLA's flags" in first.stdout
+    assert "to YNNPACK" in first.stdout
+    file = tmp_path / "fathom" / "tuned.json"
+    ((key, chosen),) = json.loads(file.read_text()).items()
+    (run,) = (tmp_path / "runs" / "exp").iterdir()
+    assert flag_of(json.loads((run / "environment.json").read_text())) == [
+        f"--{runtime.FUSIONS}={runtime.HANDED[chosen]}"
+    ]
+
+    file.write_text(json.dumps({key: OTHER}))
+    second = launch(tmp_path, "--config", "exp.py", "--tune", "measure")
+    assert "as was measured before" in second.stdout and "measuring with which" not in second.stdout
+    _, other_run = sorted((tmp_path / "runs" / "exp").iterdir())
+    expected = [f"--{runtime.FUSIONS}={runtime.HANDED[OTHER]}"]
+    assert flag_of(json.loads((other_run / "environment.json").read_text())) == expected
+
+    file.unlink()  # what is remembered has changed, and the run goes on as it began
+    (other_run / "summary.json").unlink()
+    resumed = launch(tmp_path, "--resume", str(other_run))
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    (again,) = json.loads((other_run / "environment.json").read_text())["resumed"]
+    assert flag_of(again) == expected
+
+
+def test_an_experiment_that_cannot_run_says_so_where_it_is_measured(tmp_path):
+    (tmp_path / "exp.py").write_text(EXPERIMENT.replace("width=8", "width=0"))
+    failed = launch(tmp_path, "--config", "exp.py", "--tune", "measure")
+    assert failed.returncode == 2
+    assert "model.width" in failed.stderr
+    assert not (tmp_path / "fathom" / "tuned.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (("--tune", "measur"), {}, "--tune: no tune 'measur'; did you mean 'measure'?"),
+        (("--tune", "measure", "--mode", "inspect"), {}, "--tune measure: goes with --config FILE and --mode train or"),
+        (("--tune", "measure"), {"XLA_FLAGS": f"--{runtime.FUSIONS}="}, "there is nothing to choose among: XLA_FLAGS"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_is_done(tmp_path, arguments, environment, message):
+    (tmp_path / "exp.py").write_text(EXPERIMENT)
+    refused = launch(tmp_path, "--config", "exp.py", *arguments, **environment)
+    assert refused.returncode == 2
+    assert message in " ".join(refused.stderr.split())
+    assert not (tmp_path / "runs").exists()

@@ -159,7 +159,7 @@ def test_help_is_a_page_of_flags():
 
 def test_help_with_a_config_has_every_field(folder, command):
     status, out, err = command("--config", "exp.py", "--help")
-    assert (status, err) == (0, [])
+    assert (status, err) == (0, []), "\n".join(err)
     text = " ".join(out.split())
     for part in ("optimizer: SGD", "Adafactor, Muon", "model.width 8", "duration 6 steps", "seed 0"):
         assert part in text
@@ -188,7 +188,7 @@ def test_a_reader_that_has_seen_enough_is_no_bug():
 def test_a_config_is_trained_with_its_overrides(folder, command, calls):
     tokens = ["--config", "exp.py:16", "--config.optimizer.learning_rate", "3e-3", "--config.seed=7", "--workdir", "w"]
     status, out, err = command(*tokens, "--tensorboard")
-    assert (status, err) == (0, [])
+    assert (status, err) == (0, []), "\n".join(err)
     ((name, (experiment,), keywords),) = calls
     assert name == "train"
     assert (experiment.model.width, experiment.optimizer.learning_rate, experiment.seed) == (16, 0.003, 7)
@@ -440,18 +440,18 @@ def test_as_a_program_too_a_mistake_has_status_2_and_no_traceback(folder):
 
 def test_a_run_is_trained_evaluated_and_trained_again_to_the_same_figures(folder, command):
     status, out, err = command("--config", "exp.py")
-    assert (status, err) == (0, [])
+    assert (status, err) == (0, []), "\n".join(err)
     (run,) = (folder / "runs" / "exp").iterdir()
     assert str(run.relative_to(folder)) in out
     assert json.loads((run / "config.json").read_text())["kind"] == "Experiment"
     summary = json.loads((run / "summary.json").read_text())
 
     status, out, err = command("--mode", "evaluate", "--run", run, "--format", "json")
-    assert (status, err) == (0, [])
+    assert (status, err) == (0, []), "\n".join(err)
     assert json.loads(out)["test"] == summary["test"]
 
     status, out, err = command("--config", run / "config.json")
-    assert (status, err) == (0, [])
+    assert (status, err) == (0, []), "\n".join(err)
     (again,) = {*(folder / "runs" / "exp").iterdir()} - {run}
     assert json.loads((again / "summary.json").read_text())["test"] == summary["test"]
 

@@ -61,7 +61,6 @@ DRAWN = 144  # pixels a side in which a character is drawn
 FIELD = 72  # and to which its field is averaged
 SUPERSAMPLED = 32  # samples a side, at least about; small pictures are means over blocks, as scikit-learn's digits
 CHUNK = 256  # examples drawn at a time
-WAVES = 2  # that bend a character along each axis
 
 
 @config
@@ -85,7 +84,6 @@ class Glyphs(Dataset):
     shear: float = structure(0.25, "largest sideways slant, of the height", within="[0, 2]")
     shift: float = structure(0.07, "largest displacement, of the picture's side", within="[0, 0.5]")
     stroke: float = structure(0.2, "width up to which strokes are thickened, of the height", within="[0, 0.5]")
-    warp: float = structure(0.0, "how far waves bend characters at most, of the picture's side", within="[0, 0.2]")
     blur: float = structure(0.06, "largest width of blurred edges, of the picture's side", within="[0, 0.5]")
     noise: float = structure(0.05, "largest deviation of the noise, of white", within="[0, 1]")
     seed: int = structure(0, "which pictures; part of the data, not of a trial", within="[0, 4294967295]")
@@ -127,13 +125,12 @@ class Pose(NamedTuple):
     thickness: np.ndarray  # 0 to 1: how far to go from the font's stroke to the thickest
     softness: np.ndarray  # width of the blurred edge, of the picture's side
     noise: np.ndarray
-    waves: np.ndarray  # (examples, 2, WAVES, 4): how much of `warp`, cycles a picture along x and y, and phase
 
 
 def poses(glyphs: Glyphs, split: str, fonts: int, examples: np.ndarray) -> tuple[Pose, np.ndarray]:
     """The poses of the examples with these indices, and their keys."""
     keys = keys_of(glyphs.seed, split, examples)
-    random = uniform(keys, 11 + 2 * WAVES * 4).T  # number 10 is how fast a picture of `volumes` turns
+    random = uniform(keys, 10).T
     signed = 2 * random - 1
     angle = np.deg2rad(glyphs.rotation) * signed[1]
     height, width = 1 + glyphs.scale * signed[2], 1 + glyphs.scale * signed[3]
@@ -142,9 +139,6 @@ def poses(glyphs: Glyphs, split: str, fonts: int, examples: np.ndarray) -> tuple
     sheared = np.stack(
         [np.stack([width, -slant * height], -1), np.stack([np.zeros_like(height), height], -1)], -2
     )  # rows are (x, y), with y downwards
-    share, cycles, direction, phase = np.moveaxis(random[11:].T.reshape(-1, 2, WAVES, 4), -1, 0)
-    cycles, direction = 0.5 + cycles, 2 * np.pi * direction
-    waves = [share / WAVES, cycles * np.cos(direction), cycles * np.sin(direction), 2 * np.pi * phase]
     pose = Pose(
         font=(random[0] * fonts).astype(int),
         inverse=np.linalg.inv(glyphs.fill * rotated @ sheared),
@@ -152,7 +146,6 @@ def poses(glyphs: Glyphs, split: str, fonts: int, examples: np.ndarray) -> tuple
         thickness=random[7],
         softness=glyphs.blur * random[8],
         noise=glyphs.noise * random[9],
-        waves=np.stack(waves, -1),
     )
     return pose, keys
 
@@ -175,8 +168,6 @@ def render(glyphs: Glyphs, fields: np.ndarray, characters: np.ndarray, pose: Pos
     x, y = line[None, None, :], line[None, :, None]
     centre, inverse = pose.centre.astype(np.float32), pose.inverse.astype(np.float32)
     x, y = x - centre[:, 0, None, None], y - centre[:, 1, None, None]
-    if glyphs.warp:
-        x, y = _bent(x, y, pose.waves.astype(np.float32), 2 * glyphs.warp)
     u = inverse[:, 0, 0, None, None] * x + inverse[:, 0, 1, None, None] * y
     v = inverse[:, 1, 0, None, None] * x + inverse[:, 1, 1, None, None] * y
 
@@ -192,13 +183,6 @@ def render(glyphs: Glyphs, fields: np.ndarray, characters: np.ndarray, pose: Pos
     ink = ink.reshape(len(keys), glyphs.size, factor, glyphs.size, factor).mean((2, 4))
     ink += pose.noise.astype(np.float32)[:, None, None] * normal(keys, glyphs.size**2).reshape(ink.shape)
     return np.rint(np.clip(ink, 0, 1) * 255).astype(np.uint8)[..., None]
-
-
-def _bent(x: np.ndarray, y: np.ndarray, waves: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates moved along each axis by at most `most`, as the waves of a `Pose` do it."""
-    share, across, down, phase = np.moveaxis(waves, -1, 0)[..., None, None]  # each (examples, 2, WAVES, 1, 1)
-    moved = (most * share * np.sin(np.pi * (across * x[:, None, None] + down * y[:, None, None]) + phase)).sum(2)
-    return x + moved[:, 0], y + moved[:, 1]
 
 
 def _sample(fields: np.ndarray, which: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:

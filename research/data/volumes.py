@@ -94,6 +94,6 @@ def _draw_chunk(volumes: Volumes, fields: np.ndarray, split: str, indices: np.nd
 
 def _angles(volumes: Volumes, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(examples, frames) radians, clockwise as seen, by which each picture is turned from the first."""
-    speed = np.deg2rad(volumes.turn) * (0.5 + 0.5 * uniform(keys, 11)[:, 10])  # which glyphs' poses leave out
+    speed = np.deg2rad(volumes.turn) * (0.5 + 0.5 * uniform(keys, 11)[:, 10])  # glyphs' poses take the first ten
     direction = np.where(labels % len(DIRECTIONS) == DIRECTIONS.index("clockwise"), 1, -1)
     return (direction * speed)[:, None] * np.arange(volumes.frames)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from research.data import Glyphs
-from research.data.glyphs import ALPHABETS, FONTS, _bent, distance_fields, draw, font_folder, poses
+from research.data.glyphs import ALPHABETS, FONTS, distance_fields, draw, font_folder, poses
 from research.errors import UserError
 
 PLAIN = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "shift": 0.0, "stroke": 0.0, "blur": 0.0, "noise": 0.0}
@@ -102,33 +102,6 @@ def test_scale_changes_height_and_width_by_at_most_its_share():
         extents.append(np.ptp(np.flatnonzero(picture.any(1))) + 1)
     assert abs(max(extents) - 56 * 0.72 * 1.25) < 2
     assert abs(min(extents) - 56 * 0.72 * 0.75) < 2
-
-
-def test_warp_moves_places_by_at_most_its_share_and_never_folds_them():
-    pose, _ = poses(few(), "train", 21, np.arange(500))
-    line = np.linspace(-1, 1, 101)
-    x, y = line[None, None, :], line[None, :, None]
-    most = 2 * 0.08
-    u, v = _bent(x, y, pose.waves, most)
-    i, j, example = 17, 80, 42
-    for moved, along, waves in ((u, line[j], pose.waves[example, 0]), (v, line[i], pose.waves[example, 1])):
-        wanted = along + sum(
-            most * share * np.sin(2 * np.pi * (across * line[j] / 2 + down * line[i] / 2) + phase)
-            for share, across, down, phase in waves
-        )
-        assert abs(moved[example, i, j] - wanted) < 1e-12
-        assert 0.5 * most < np.abs(moved - (x if moved is u else y)).max() <= most
-    across, down = np.gradient(u, line, axis=(1, 2))[::-1], np.gradient(v, line, axis=(1, 2))[::-1]
-    assert (across[0] * down[1] - across[1] * down[0]).min() > 0  # nowhere is a character turned inside out
-
-
-def test_warp_bends_characters_that_stay_readable_and_leaves_the_rest_of_a_pose():
-    straight, bent = (draw(few(examples=400, **{**PLAIN, "warp": warp}))["train_inputs"] for warp in (0.0, 0.06))
-    assert (bent != straight).any((1, 2, 3)).all()
-    assert np.abs(centres(bent) - centres(straight)).max() < 0.06 * 28 * 2**0.5 + 0.5
-    same = [np.corrcoef(a.reshape(-1), b.reshape(-1))[0, 1] for a, b in zip(straight, bent, strict=True)]
-    other = [np.corrcoef(a.reshape(-1), b.reshape(-1))[0, 1] for a, b in zip(straight, bent[1:], strict=False)]
-    assert np.median(same) > 0.6 > 0.4 > np.median(other)
 
 
 def test_stroke_thickens_and_noise_and_blur_do_what_they_say():

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import json
 import os
 import subprocess
 import time
@@ -227,3 +228,22 @@ def our_parameters(named, name: str) -> int:
         network(named("sweeps_subjects").MODELS[name], Spec((8, 8, 1), 10, ("",) * 10)).init, jax.random.key(0)
     )
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def test_what_is_written_is_the_times_a_table_and_a_figure_of_them(named, tmp_path):
+    from PIL import Image
+
+    times = {
+        "W1": {"ours": [10.0, 20.0, 30.0], "ours, tuned": [10.0, 10.0, 10.0], "PyTorch": [20.0, 20.0, 15.0]},
+        "W4": {"ours": [100.0], "PyTorch, compiled, tuned": [50.0], "Flax loop": [400.0]},
+    }
+    named("training_figure").write(tmp_path / "new", "2026-11-29, two cores", times)
+    assert json.loads((tmp_path / "new" / "training.json").read_text()) == {
+        "title": "2026-11-29, two cores",
+        "ms": times,
+    }
+    text = (tmp_path / "new" / "training.md").read_text()
+    assert "| PyTorch | 20.00 (15.00 to 20.00) | 1.00 (0.50 to 2.00) |" in text  # of rounds, and not of medians
+    assert "| Flax loop | 400 (400 to 400) | 4.00 (4.00 to 4.00) |" in text
+    with Image.open(tmp_path / "new" / "training.png") as picture:
+        assert len(set(picture.convert("L").getdata())) > 20

@@ -4,6 +4,7 @@
     python experiments/benchmarks/training.py --quick                      tiny networks: does it run?
     python experiments/benchmarks/training.py --only steps --models W1 W5  one section, some networks
     python experiments/benchmarks/training.py --only steps --settings ours "compiled"   some rows
+    python experiments/benchmarks/training.py --only steps --write FOLDER  also all times, a table and a figure, there
 
     steps       of the networks in `training_subjects`: milliseconds, share of what a matrix product reaches, memory,
                 and the first step, by our own compiled chunk, by a plain Flax loop and by PyTorch in several settings
@@ -43,6 +44,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
+import training_figure  # noqa: E402
 import training_start  # noqa: E402
 import training_subjects as subjects  # noqa: E402
 from core import ratios, table  # noqa: E402
@@ -63,6 +65,7 @@ class How(NamedTuple):
     settings: tuple[str, ...]
     gpu: bool
     tiny: bool
+    write: Path | None = None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -74,17 +77,23 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--settings", nargs="+", default=(), metavar="PART", help="rows whose name has any of these")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="for training.json, training.md and training.png")
     parser.add_argument("--quick", action="store_true", help="tiny networks, two short rounds")
     asked = parser.parse_args(arguments)
     gpu = has_gpu()
     models = asked.models or (subjects.NAMES if gpu or asked.quick else subjects.WORKLOADS)
     rounds, seconds = (2, 0.05) if asked.quick else (asked.rounds, asked.seconds)
-    how = How(tuple(models), rounds, seconds, tuple(asked.settings), gpu, asked.quick)
-    print(f"{datetime.date.today()}, {device_name(gpu)}, {versions()}; {rounds} rounds of {seconds:g} s\n", flush=True)
+    how = How(tuple(models), rounds, seconds, tuple(asked.settings), gpu, asked.quick, asked.write)
+    print(f"{title(how)}; {rounds} rounds of {seconds:g} s\n", flush=True)
     begun = time.perf_counter()
     for name in asked.only:
         sections[name](how)
     print(f"{time.perf_counter() - begun:.0f} s in all")
+
+
+def title(how: How) -> str:
+    """When, where and with what."""
+    return f"{datetime.date.today()}, {device_name(how.gpu)}, {versions()}"
 
 
 def has_gpu() -> bool:
@@ -162,7 +171,7 @@ def torch_settings(*, pictures: bool, gpu: bool) -> Iterator[tuple[str, dict[str
 
 def steps(how: How) -> None:
     """A table for each workload, and one of them all."""
-    summary = []
+    summary, times = [], {}
     for name in how.models:
         workload = subjects.workload(name, gpu=how.gpu, tiny=how.tiny)
         rows = rows_of(workload, how)
@@ -175,6 +184,9 @@ def steps(how: How) -> None:
             end(rows)
         show(workload, rows, flops, rate)
         summary.append(summary_of(name, rows))
+        times[name] = {row.name: row.times for row in rows if row.times}
+        if how.write:
+            training_figure.write(how.write, title(how), times)
     header = ("network", "fastest PyTorch", "times as long", "Flax loop", "tuned, both")
     table("Times as long as ours: the fastest setting of PyTorch, and Flax", header, summary, width=WIDTH)
 

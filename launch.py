@@ -155,38 +155,15 @@ def _run_config(arguments: Arguments, command: Sequence[str]) -> int:
         raise UserError(
             f"--executor {arguments.executor}: {path} returns a {kind.__name__}, which is run in this process"
         )
-    if kind.__name__ == "Experiment" and arguments.mode in ("train", "profile"):
-        _choose_flags(arguments, config)
-    elif arguments.tune == "measure":
+    if arguments.tune == "measure" and kind.__name__ != "Experiment":
         raise UserError(f"--tune measure: {path} returns a {kind.__name__}; give it with an Experiment")
     return actions[arguments.mode](arguments, command, config, path, changes) or 0
-
-
-def _choose_flags(arguments: Arguments, config: Any) -> None:
-    """Sets XLA's flags as they are fastest for an experiment, if that is known or to be measured."""
-    from research.training import display, tuning
-
-    if arguments.tune == "false":
-        return
-    name = tuning.remembered(config)
-    if name is None and arguments.tune == "measure":
-        display.note("measuring with which of XLA's flags this trains fastest, about a minute, once on this machine")
-        try:
-            measured = tuning.measure(config, arguments.config, arguments.overrides)
-        except tuning.Failed as error:
-            display.note(f"they could not be measured, and are as usual: {error}")
-            return
-        display.note(f"XLA hands {measured.told()}" if measured else "they change nothing on this device")
-        name = measured and measured.name
-    elif name is not None and name != next(iter(runtime.HANDED)):
-        display.note(f"XLA hands {name} to YNNPACK, as was measured before")
-    if name is not None:
-        tuning.use(name)
 
 
 def _train(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
     from research.training import display, run
 
+    _choose_flags(arguments, config)
     summary = run.train(
         config,
         workdir=arguments.workdir,
@@ -231,8 +208,17 @@ def _inspect(arguments: Arguments, command: Sequence[str], config: Any, path: Pa
 def _profile(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
     from research.training import profiling, profiling_display
 
+    _choose_flags(arguments, config)
     told = profiling.profile(_named(config, path), workdir=arguments.workdir) | {"changes": changes}
     _print(arguments, told, lambda console: profiling_display.show_profile(console, told))
+
+
+def _choose_flags(arguments: Arguments, config: Any) -> None:
+    """Sets XLA's flags as they are fastest for an experiment, where they are ours to set."""
+    from research.training import tuning
+
+    if arguments.tune != "false":
+        tuning.choose(config, arguments.config, arguments.overrides, may_measure=arguments.tune == "measure")
 
 
 def _rates(arguments: Arguments) -> Any:
@@ -351,9 +337,8 @@ def _named(config: Any, path: Path) -> Any:
 def _resume(arguments: Arguments, command: Sequence[str]) -> None:
     from research.training import display, run, tuning
 
-    began_with = None if arguments.tune == "false" else tuning.of_run(arguments.resume)
-    if began_with is not None:  # so that it goes on as it would have
-        tuning.use(began_with)
+    if arguments.tune != "false":
+        tuning.repeat(arguments.resume)
     display.show_summary(display.console(), run.resume(arguments.resume, command=list(command)))
 
 

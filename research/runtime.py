@@ -3,6 +3,7 @@
 keep_memory()             # first of all: starts the program anew, with a C library that keeps what is freed
 remember_programs()       # before jax is imported: what was compiled once is read from the disk
 tune()                    # before jax computes: flags of XLA's with which networks train faster
+set_flag("xla_cpu_…", …)  # before jax computes: one of them, in place of what it is
 use_all_cores()           # before jax computes: a device for each core, for trials that are laid over devices
 knows("xla_cpu_…")        # whether a flag of XLA's may be set
 """
@@ -15,7 +16,6 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 MOST_BYTES = 4 << 30
@@ -82,14 +82,21 @@ def tune() -> dict[str, str]:
     return added
 
 
-def set_flags(flags: Mapping[str, str]) -> bool:
-    """Sets flags of XLA's in place of what XLA_FLAGS has for them; False, and nothing set, once JAX has computed."""
+def set_flag(name: str, value: str | None) -> None:
+    """Sets a flag of XLA's in place of what XLA_FLAGS has for it; with None it is as jaxlib has it by default.
+
+    To be called before JAX computes; after that it sets nothing, and warns.
+    """
     if _has_begun():
-        return False
-    given = os.environ.get("XLA_FLAGS", "").split()
-    kept = [word for word in given if word.removeprefix("--").partition("=")[0] not in flags]
-    os.environ["XLA_FLAGS"] = " ".join([*kept, *(f"--{name}={value}" for name, value in flags.items())])
-    return True
+        warnings.warn("JAX has computed already, and so its flags stay as they are", stacklevel=2)
+        return
+    os.environ["XLA_FLAGS"] = with_flag(os.environ.get("XLA_FLAGS", ""), name, value)
+
+
+def with_flag(flags: str, name: str, value: str | None) -> str:
+    """What XLA_FLAGS says with another value of a flag, or with None without it."""
+    kept = [word for word in flags.split() if word.removeprefix("--").partition("=")[0] != name]
+    return " ".join(kept if value is None else [*kept, f"--{name}={value}"])
 
 
 def _has_begun() -> bool:

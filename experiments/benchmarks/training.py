@@ -28,7 +28,6 @@ import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
-import math
 import os
 import platform
 import statistics
@@ -48,7 +47,7 @@ import training_figure  # noqa: E402
 import training_start  # noqa: E402
 import training_subjects as subjects  # noqa: E402
 from core import ratios, table  # noqa: E402
-from training_rows import EAGER, FLAX, OURS, TUNED, Failed, Row, Worker  # noqa: E402
+from training_rows import EAGER, FLAX, OURS, TUNED, Failed, Row, Worker, spread  # noqa: E402
 
 TOLERANCE = 1e-4
 WIDTH = 150
@@ -327,16 +326,6 @@ def fastest_torch(rows: dict[str, Row], *, tuned: bool) -> Row | None:
     """PyTorch's, by the median."""
     found = [row for row in rows.values() if row.is_torch and row.name.endswith(TUNED) is tuned]
     return min(found, key=lambda row: statistics.median(row.times), default=None)
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """The median, and in brackets the least and the most; times of many milliseconds have fewer digits."""
-    digits = max(0, digits - max(0, math.floor(math.log10(max(statistics.median(values), 1e-9)))))
-    return (
-        f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-        if len(values) > 1
-        else f"{values[0]:.{digits}f}"
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
 from core import ratios  # noqa: E402
-from training_rows import EAGER, FLAX, OURS, TUNED  # noqa: E402
+from training_rows import EAGER, FLAX, OURS, TUNED, spread  # noqa: E402
 
 Times = dict[str, dict[str, list[float]]]
 """Milliseconds of a step by round, by setting, by network."""
@@ -36,23 +36,18 @@ def markdown(title: str, times: Times) -> str:
         base = rows[OURS]
         parts.append(f"| {network} | ms a step | times as long as ours |\n|---|---|---|")
         for name, taken in rows.items():
-            ratio = "1" if taken is base else told(ratios(taken, base), 2)
-            parts.append(f"| {name} | {told(taken, 2 if statistics.median(taken) < 100 else 0)} | {ratio} |")
+            ratio = "1" if taken is base else spread(ratios(taken, base))
+            parts.append(f"| {name} | {spread(taken, 3)} | {ratio} |")
         parts.append("")
     return "\n".join(parts)
-
-
-def told(values: list[float], digits: int) -> str:
-    """The median, and in brackets the least and the most."""
-    low, middle, high = (f"{each:.{digits}f}" for each in (min(values), statistics.median(values), max(values)))
-    return f"{middle} ({low} to {high})"
 
 
 def draw(path: Path, title: str, times: Times) -> None:
     """How many times as long as ours each setting takes: like with like, so those that are tuned beside ours tuned."""
     from research.analysis import drawing
 
-    kinds = {"Flax loop": 1, "PyTorch": 0, "PyTorch, compiled": 2}
+    compiled = f"{EAGER}, compiled"
+    styles = {FLAX: 1, EAGER: 0, compiled: 2}  # from the lowest line of a network to the highest
     figure, axes = drawing.new_figure(title, "times as long as ours", "", (6.4, 0.9 + 0.55 * len(times)))
     axes.set_xscale("log", base=2)
     axes.axvline(1, color=drawing.QUIET, linewidth=1.2)
@@ -67,9 +62,9 @@ def draw(path: Path, title: str, times: Times) -> None:
             found = ratios(taken, base) if base else []
             if not found:
                 continue
-            kind = "Flax loop" if name == FLAX else "PyTorch, compiled" if "compiled" in name else EAGER
-            at = place + 0.22 * (list(kinds).index(kind) - 1)
-            look = {"color": drawing.colour_of(kinds[kind]), "marker": drawing.MARKERS[kinds[kind]]}
+            kind = FLAX if name == FLAX else compiled if compiled in name else EAGER
+            at = place + 0.22 * (list(styles).index(kind) - 1)
+            look = {"color": drawing.colour_of(styles[kind]), "marker": drawing.MARKERS[styles[kind]]}
             axes.plot([min(found), max(found)], [at, at], color=look["color"], linewidth=1.1, alpha=0.6)
             label = None if kind in named else kind
             axes.plot(statistics.median(found), at, linestyle="", markersize=5.5, label=label, **look)

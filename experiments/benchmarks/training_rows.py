@@ -11,12 +11,15 @@ What a worker cannot do is kept in `failed`, a line, and the other rows go on.
 import contextlib
 import functools
 import json
+import math
 import os
 import selectors
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +150,13 @@ class Row:
     def is_torch(self) -> bool:
         """Whether it is PyTorch's."""
         return self.name.startswith(EAGER)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """The median, and in brackets the least and the most; times of many milliseconds have fewer digits."""
+    digits = max(0, digits - max(0, math.floor(math.log10(max(statistics.median(values), 1e-9)))))
+    return (
+        f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+        if len(values) > 1
+        else f"{values[0]:.{digits}f}"
+    )

@@ -37,7 +37,7 @@ def attention(
         return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
 
     def in_blocks(query, key, value):
-        return _attention(query, key, value, visible, causal)
+        return _attention(query, key, value, visible, causal)  # by place, as custom_vjp wants them
 
     is_square = not causal or query.shape[1] == key.shape[1]
     if visible is None and is_square and value.shape == key.shape and _cudnn_takes(query):
@@ -151,7 +151,7 @@ def _backward(causal, kept, gradient):
     """
     *operands, visible, outputs, largest, total = kept
     query, key, value, read, of_read = (jnp.swapaxes(array, 1, 2) for array in (*operands, outputs, gradient))
-    of_query, of_key, of_value = [], jnp.zeros((), key.dtype), jnp.zeros((), value.dtype)
+    of_query, of_key, of_value = [], None, None
     for block, seen_keys in reversed(_blocks(query.shape[2], key.shape[2], visible, causal)):  # the last sees all keys
         q, g, k, v = query[:, :, block], of_read[:, :, block], key[:, :, seen_keys], value[:, :, seen_keys]
         seen = _seen(block, k.shape[2], visible, causal)
@@ -177,9 +177,9 @@ def _across(weights, upon):
 
 
 def _add_to_first(array, part):
-    """The sum of both, the second at the first positions; a number, which is 0, is added to all."""
-    if array.ndim == 0 or part.shape == array.shape:
-        return array + part
+    """The sum of both, the second at the first positions; the second where there is nothing yet."""
+    if array is None:
+        return part
     return jnp.concatenate([array[:, :, : part.shape[2]] + part, array[:, :, part.shape[2] :]], 2)
 
 

@@ -1,8 +1,8 @@
 """The first steps of a run by themselves: as the run takes them, with nothing logged, evaluated or kept.
 
-steps = FirstSteps(get_config())  # loads, compiles and takes one
-steps.warm(0.25)                 # how many of them last about a quarter of a second
-steps.take(100)                  # seconds
+steps = FirstSteps(get_config())    # loads, compiles and takes one
+steps.warm(0.25)                    # how many of them last about a quarter of a second
+steps.take(100)                     # seconds
 """
 
 import itertools
@@ -26,7 +26,6 @@ class FirstSteps:
     """Of the first phase of a run. Raises UserError as a run does."""
 
     def __init__(self, experiment: Experiment):
-        self.experiment = experiment
         self.loaded = experiment.data.load()
         plan, beginning = prepare(experiment, self.loaded)
         rehearse(experiment, plan, self.loaded)

@@ -1,11 +1,11 @@
 """Which of XLA's flags a network trains fastest with on this machine: measured once, and remembered.
 
-measured = measure(experiment, "exp.py:small", overrides)    # a minute: three processes take turns
-remembered(experiment)                                       # "products", or None
-use("products")                                              # before JAX computes
+choose(experiment, "exp.py:small", overrides, may_measure=True)      # before JAX computes; says what it sets
+repeat("runs/exp")                                                  # the flag that a run began with
 
 What is chosen among is `runtime.HANDED`. A choice holds for a machine, a jaxlib and a structure: the network, its data,
-batches and optimizer, whatever their numbers are and however long it is trained.
+batches and optimizer, whatever their numbers are and however long it is trained. Measuring takes about a minute, in
+three processes, each of which holds the data and the network.
 """
 
 import contextlib
@@ -28,15 +28,13 @@ import jax
 from research import runtime
 from research.commandline.arguments import Override
 from research.errors import UserError
-from research.training import folder
+from research.training import display, folder
 from research.training.experiment import Experiment
 
 ROUNDS, SECONDS = 7, 0.5
 """How often each choice trains, and about how long."""
 GAIN = 1.03
 """How many times as fast another choice must be than the usual one to be taken: less is within what is measured."""
-
-
 HOW_LONG = ("name", "duration", "early_stopping", "select", "evaluate_every", "log_every")
 """Fields that a step does not depend on."""
 
@@ -59,6 +57,32 @@ class Measured(NamedTuple):
             return f"{self.name} to YNNPACK: {speed:.2f} times as fast as {usual} alone"
         others = ", ".join(f"{name} {times_as_fast(self.ms, name):.2f}" for name in self.ms if name != usual)
         return f"{usual} alone to YNNPACK, as is usual: others are hardly faster or slower ({others} times as fast)"
+
+
+def choose(experiment: Experiment, config_file: str, overrides: Sequence[Override], *, may_measure: bool) -> None:
+    """Sets the flag as it is fastest for such an experiment, if that is known or may be measured, and says so."""
+    name = remembered(experiment)
+    if name is None and may_measure:
+        display.note("measuring with which of XLA's flags this trains fastest, about a minute, once on this machine")
+        try:
+            measured = measure(experiment, config_file, overrides)
+        except Failed as error:
+            display.note(f"they could not be measured, and are as usual: {error}")
+            return
+        display.note(f"XLA hands {measured.told()}" if measured else "they change nothing on this device")
+        name = measured and measured.name
+    elif name is not None and name != next(iter(runtime.HANDED)):
+        display.note(f"XLA hands {name} to YNNPACK, as was measured before")
+    if name is not None:
+        runtime.set_flag(runtime.FUSIONS, runtime.HANDED[name])
+
+
+def repeat(path: str) -> None:
+    """Sets the flag as a run began with it, so that it goes on as it would have; left alone if the run does not say."""
+    with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):
+        flags = folder.open_run(path).read_json("environment.json")["XLA_FLAGS"].split()
+        values = [flag.partition("=")[2] for flag in flags if flag.startswith(f"--{runtime.FUSIONS}=")]
+        runtime.set_flag(runtime.FUSIONS, values[-1] if values else None)
 
 
 def times_as_fast(ms: dict[str, list[float]], name: str) -> float:
@@ -94,21 +118,6 @@ def remembered(experiment: Experiment) -> str | None:
     return name if name in runtime.HANDED else None
 
 
-def of_run(path: str) -> str | None:
-    """The name of what a run began with; None if its folder does not say, or says something else."""
-    try:
-        began_in = folder.open_run(path).read_json("environment.json")
-        flags = dict(word.removeprefix("--").split("=", 1) for word in began_in["XLA_FLAGS"].split() if "=" in word)
-    except (UserError, KeyError, TypeError, AttributeError):
-        return None
-    return next((name for name, value in runtime.HANDED.items() if flags.get(runtime.FUSIONS) == value), None)
-
-
-def use(name: str) -> bool:
-    """Sets the flag; False where JAX has computed already."""
-    return runtime.set_flags({runtime.FUSIONS: runtime.HANDED[name]})
-
-
 def _file() -> Path:
     return runtime.cache_folder() / "tuned.json"
 
@@ -134,14 +143,13 @@ class _Process:
     """A process that trains with a value of the flag, as it is told; it ends with the `with` block."""
 
     def __init__(self, value: str, config_file: str, overrides: Sequence[Override]):
-        given = os.environ.get("XLA_FLAGS", "").split()
-        kept = [word for word in given if not word.startswith(f"--{runtime.FUSIONS}=")]
-        environment = os.environ | {"XLA_FLAGS": " ".join([*kept, f"--{runtime.FUSIONS}={value}"])}
+        flags = runtime.with_flag(os.environ.get("XLA_FLAGS", ""), runtime.FUSIONS, value)
         command = [sys.executable, "-m", "research.training.measuring", config_file, json.dumps(list(overrides))]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-        self._process = subprocess.Popen(command, env=environment | {"PYTHONPATH": path}, **pipes)
+        environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path}
+        self._process = subprocess.Popen(command, env=environment, **pipes)
 
     def told(self, what: str = "") -> dict[str, Any]:
         """Its next answer, to what it is told, if anything."""

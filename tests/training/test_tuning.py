@@ -174,6 +174,39 @@ def test_a_choice_is_measured_told_recorded_used_again_and_repeated_on_resume(tm
     assert flag_of(again) == expected
 
 
+@pytest.mark.parametrize(
+    "began", ["", "--xla_other=1", f"--{runtime.FUSIONS}=LIBRARY_FUSION_TYPE_REDUCE --xla_other=2"]
+)
+def test_a_run_goes_on_with_the_flag_that_it_began_with_whatever_that_is(tmp_path, monkeypatch, began):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "environment.json").write_text(json.dumps({"XLA_FLAGS": began}))
+    monkeypatch.setattr(runtime, "_has_begun", lambda: False)
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_mine=1 --{runtime.FUSIONS}=LIBRARY_FUSION_TYPE_DOT")
+    tuning.repeat(str(tmp_path))
+    same = [word for word in began.split() if runtime.FUSIONS in word]
+    assert os.environ["XLA_FLAGS"].split() == ["--xla_mine=1", *same]
+
+
+def test_a_run_that_does_not_say_leaves_the_flag_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "_has_begun", lambda: False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_mine=1")
+    (tmp_path / "config.json").write_text("{}")
+    for text in (None, "{", "[]", "{}", '{"XLA_FLAGS": 1}'):
+        if text is not None:
+            (tmp_path / "environment.json").write_text(text)
+        tuning.repeat(str(tmp_path))
+        tuning.repeat(str(tmp_path / "no such run"))
+    assert os.environ["XLA_FLAGS"] == "--xla_mine=1"
+
+
+def test_once_jax_has_computed_a_flag_stays_and_that_is_told(monkeypatch):
+    monkeypatch.setattr(runtime, "_has_begun", lambda: True)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_mine=1")
+    with pytest.warns(UserWarning, match="has computed already"):
+        runtime.set_flag(runtime.FUSIONS, "")
+    assert os.environ["XLA_FLAGS"] == "--xla_mine=1"
+
+
 def test_an_experiment_that_cannot_run_says_so_where_it_is_measured(tmp_path):
     (tmp_path / "exp.py").write_text(EXPERIMENT.replace("width=8", "width=0"))
     failed = launch(tmp_path, "--config", "exp.py", "--tune", "measure")

@@ -129,7 +129,7 @@ def _inputs_gradient(gradient, kernel, problem: Problem):
             return _by(FORMULATIONS[name], _inputs_gradient, gradient, kernel, problem)
         if problem.groups > 1:
             return _each_group_alone(_inputs_gradient, gradient, kernel, problem)
-        if _skips_little(problem):
+        if _has_few_remainders(problem):
             return _inputs_gradient_by_remainders(gradient, kernel, problem)
         return _inputs_gradient_in_usual_layout(gradient, kernel, problem)
 
@@ -180,8 +180,8 @@ def _inputs_gradient_in_usual_layout(gradient, kernel, problem: Problem):
     return by_xla(gradient, turned, Geometry((1,) * len(around), tuple(around), dilation, spread=stride))
 
 
-def _skips_little(problem: Problem) -> bool:
-    """Whether `_inputs_gradient_by_remainders` takes few convolutions, each of some positions of the kernel."""
+def _has_few_remainders(problem: Problem) -> bool:
+    """Whether there is a stride, and for each remainder by it some position of the kernel, and not many of them."""
     stride, _, dilation, _ = problem.geometry
     few = 1 < math.prod(stride) <= 8 and set(dilation) == {1}
     return few and all(step <= size for step, size in zip(stride, problem.window, strict=True))

@@ -5,9 +5,11 @@ remember_programs()       # before jax is imported: what was compiled once is re
 tune()                    # before jax computes: flags of XLA's with which networks train faster
 set_flag("xla_cpu_…", …)  # before jax computes: one of them, in place of what it is
 use_all_cores()           # before jax computes: a device for each core, for trials that are laid over devices
+run_once(...)             # in the place of jax.jit: a program that is compiled quickly, for it runs once
 knows("xla_cpu_…")        # whether a flag of XLA's may be set
 """
 
+import functools
 import importlib.util
 import json
 import mmap
@@ -16,6 +18,7 @@ import platform
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 MOST_BYTES = 4 << 30
@@ -35,6 +38,8 @@ of matrices alone a ResNet-20 trains at 2.7 times the speed, a network of two co
 """
 FLAGS = {FUSIONS: HANDED["products"]}
 """Of XLA's, what is better than its default. On a GPU or a TPU they change nothing."""
+QUICKLY = {"xla_backend_optimization_level": 1}
+"""Options for a program that takes longer to compile than to run."""
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "67108864"}
 """Variables by which glibc keeps what is freed; else large arrays are given back, and taken page by page, each step."""
 
@@ -150,6 +155,32 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores())
     except RuntimeError:  # a device is at work already
         return
+
+
+def run_once(static_argnums: int | tuple[int, ...]) -> Callable[[Callable], Callable]:
+    """A decorator like `jax.jit`, for what is run once: on a CPU it is compiled with the least optimisation of LLVM's.
+
+    The draws of a network's initial weights take LLVM three times as long at its usual level, longer than the program
+    of a training step, and come out the same to the bit. Calls, and `lower`, are of the outermost program alone: within
+    another, JAX takes no options.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.cache
+        def program():
+            import jax
+
+            options = QUICKLY if jax.default_backend() == "cpu" else None
+            return jax.jit(function, static_argnums=static_argnums, compiler_options=options)
+
+        @functools.wraps(function)
+        def call(*arguments, **named):
+            return program()(*arguments, **named)
+
+        call.lower = lambda *arguments: program().lower(*arguments)
+        return call
+
+    return decorate
 
 
 def knows(flag: str) -> bool:

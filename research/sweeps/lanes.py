@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from research import runtime
 from research.training import evaluation, loop, phases, step
 from research.training.experiment import Experiment
 from research.training.plan import Plan, boundary
@@ -189,15 +190,15 @@ def begin(lanes: Lanes, source: Mapping[str, Any] | None = None) -> tuple[Parame
     return _begin(lanes.program, lanes.count, lanes.shared, lanes.own, lanes.active, source)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@runtime.run_once(static_argnums=(0, 1))
 def _begin(program: Program, count: int, shared, own, active, source):
     def one(own, _, shared):
         (own, _), (shared, source) = own, shared
-        state, frozen = step.initial_state(program.plan, _experiment(program, shared, own), source)
+        state, frozen = step.begin(program.plan, _experiment(program, shared, own), source)
         return {}, (state, program.own(frozen))
 
     _, (states, frozen) = _each(program, one, active, (own, jnp.arange(count)), {}, (shared, source))
-    _, of_first = step.initial_state(program.plan, _experiment(program, shared, [leaf[0] for leaf in own]), source)
+    _, of_first = step.begin(program.plan, _experiment(program, shared, [leaf[0] for leaf in own]), source)
     return _constrained(program, {**frozen, **program.shared(of_first)}, states)
 
 
@@ -312,8 +313,9 @@ def compile_ahead(
     program, shared, own, active = lanes.program, lanes.shared, lanes.own, lanes.active
     windows, first = _laid((loop.lengths(0, [1]), np.int32(0)), program.everywhere())
     source = _laid(source, program.everywhere())
-    _begin.lower(program, lanes.count, shared, own, active, source).compile()
-    frozen, states = jax.eval_shape(functools.partial(_begin, program, lanes.count), shared, own, active, source)
+    begun = _begin.lower(program, lanes.count, shared, own, active, source)
+    begun.compile()
+    frozen, states = begun.out_info
     frozen, states = _laid_out(program, frozen), _laid(states, program.over_lanes())
     experiment, needed = _experiment(program, shared, own), []
     for plan, train, data in stages:

@@ -17,6 +17,7 @@ from research.inspection.memory import bytes_of
 from research.training import evaluation, step
 from research.training.experiment import Experiment
 from research.training.plan import Plan, boundary
+from research.training.state import State
 
 
 def inspect_experiment(experiment: Experiment, plan: Plan, loaded: Loaded) -> Inspection:
@@ -52,7 +53,7 @@ def inspect_experiment(experiment: Experiment, plan: Plan, loaded: Loaded) -> In
         loss=loss,
         frozen=plan.frozen,
         stacks=dict(plan.layout.stacks),
-        optimizer_bytes=optimizer_bytes(plan, experiment),
+        optimizer_bytes=_bytes_by_path(state, plan),
         name=type(experiment.model).__name__,
     )
 
@@ -74,7 +75,10 @@ def _batch(plan: Plan, experiment: Experiment, loaded: Loaded) -> dict[str, Any]
 
 def optimizer_bytes(plan: Plan, experiment: Experiment) -> dict[str, int]:
     """The bytes of optimizer state for each trained parameter, by path; under "" what belongs to none, as a count."""
-    state, _ = step.state_shapes(plan, boundary(experiment))
+    return _bytes_by_path(step.state_shapes(plan, boundary(experiment))[0], plan)
+
+
+def _bytes_by_path(state: State, plan: Plan) -> dict[str, int]:
     found: dict[str, int] = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer_state):
         names = [getattr(key, "key", None) for key in keys]

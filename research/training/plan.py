@@ -368,7 +368,7 @@ def share(plan: Plan, batch: Any) -> Any:
     return jax.lax.with_sharding_constraint(batch, NamedSharding(plan.mesh, PartitionSpec("data")))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)  # for its trace to be kept
 def initial_variables(plan: Plan, experiment: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """New parameters and model state, by path, stored as the plan wants them."""
     parameters, state = flattened(plan.network(experiment).init(purpose_key(experiment, "initial parameters")))

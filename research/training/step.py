@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from research import runtime
 from research.data import order
 from research.data.augmentation import augment
 from research.data.base import Normalisation, normalise, of_examples
@@ -45,12 +46,18 @@ class Data(NamedTuple):
     normalisation: Normalisation | None
 
 
+@runtime.run_once(static_argnums=0)
 def initial_state(plan: Plan, experiment: Experiment, source: Parameters | None = None) -> tuple[State, Parameters]:
     """The state before the first step, and what no step changes: what is frozen, and what training is to stay close to.
 
     source: what training begins with in the place of new values, for each of `plan.begun`. It is an argument of its
     own, so that no program has weights for constants. Raises ValueError where it is needed and not given.
     """
+    return begin(plan, experiment, source)
+
+
+def begin(plan: Plan, experiment: Experiment, source: Parameters | None = None) -> tuple[State, Parameters]:
+    """`initial_state` as part of another program."""
     if plan.begun and source is None:
         raise ValueError("this experiment begins with the parameters of a source, which `training.sources` reads")
     parameters, model_state = initial_variables(plan, experiment)
@@ -69,14 +76,13 @@ def initial_state(plan: Plan, experiment: Experiment, source: Parameters | None 
 def state_shapes(plan: Plan, experiment: Experiment) -> tuple[State, Parameters]:
     """Shapes and dtypes of what `initial_state` gives; nothing is computed, and no source is needed."""
 
-    def begin(experiment):
+    def from_own(experiment):
         parameters, model_state = initial_variables(plan, experiment)
-        return initial_state(plan, experiment, {**parameters, **model_state})
+        return begin(plan, experiment, {**parameters, **model_state})
 
-    return jax.eval_shape(begin, experiment)
+    return jax.eval_shape(from_own, experiment)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _initial_state(plan: Plan, experiment: Experiment, trainable: Parameters, model_state: Parameters) -> State:
     zero = jnp.zeros((), jnp.uint32)
     average = None

@@ -115,8 +115,8 @@ def in_a_loop(function):
     return lambda *inputs: jax.jit(looped)(1, *inputs)
 
 
-def expected_and_arguments(case, seed=0):
-    inputs, kernel, arguments = operands(case, seed)
+def expected_and_arguments(case, seed=0, batch=3):
+    inputs, kernel, arguments = operands(case, seed, batch)
     outputs, gradients = definition(inputs, kernel, **arguments)
     gradient = np.random.default_rng(seed + 1).normal(size=outputs.shape)
     expected = (outputs, *gradients(gradient))
@@ -136,6 +136,27 @@ def assert_all_close(actual, expected, tolerance=1e-5):
 def test_value_and_gradients_are_those_of_the_definition(name, method):
     expected, inputs, arguments = expected_and_arguments(CASES[name])
     assert_all_close(jax.jit(value_and_gradients({**arguments, "method": method}))(*inputs), expected)
+
+
+@pytest.mark.parametrize("batch", [31, 32, 33, 100, 128])
+@pytest.mark.parametrize("name", ["same", "strided, with a remainder", "grouped", "signal"])
+def test_the_gradient_of_the_kernel_is_right_whatever_parts_the_batch_falls_into(name, batch):
+    expected, inputs, arguments = expected_and_arguments(CASES[name], batch=batch)
+    assert_all_close(jax.jit(value_and_gradients({**arguments, "method": "xla"}))(*inputs), expected)
+
+
+def test_the_gradient_of_the_kernel_does_not_compute_its_inputs_anew():
+    """Within the transposed copy XLA would: then the kernel's gradient has the layer before it in its fusions."""
+    before, kernel, gradient = jnp.ones((64, 8, 8, 4)), jnp.ones((3, 3, 4, 4)), jnp.ones((64, 8, 8, 4))
+
+    def both(before, kernel, gradient):
+        inputs = jnp.maximum(before * kernel[0, 0, 0], 0)
+        outputs, back = jax.vjp(lambda k: convolve(inputs, k, method="xla"), kernel)
+        return outputs, back(gradient)
+
+    cpu = jax.devices("cpu")[0]
+    text = jax.jit(both).lower(*jax.device_put((before, kernel, gradient), cpu)).compile().as_text()
+    assert len(re.findall(r" maximum\(", text)) == 1
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from research.parameters import (
     others,
     train,
 )
-from research.training import SGD, AdamW, Finetuning, Pretrained, run
+from research.training import SGD, AdamW, Finetuning, Pretrained, run, step
 from research.training.checkpoints import Checkpoints
 from research.training.display import console, show_summary
 from research.training.evaluation import to_device
@@ -153,7 +153,7 @@ def test_numbers_of_another_kind_are_refused(tiny, source):
 
 def test_no_program_has_weights_for_constants(tiny, source):
     plan, leaves, frozen, state, data, beginning = begin(tuned(tiny, source, last_blocks(1)))
-    program = jax.make_jaxpr(lambda *a: initial_state(plan, *a))(leaves, beginning.arrays)
+    program = jax.make_jaxpr(lambda *a: step.begin(plan, *a))(leaves, beginning.arrays)
     chunk = jax.make_jaxpr(lambda *a: train_chunk(plan, *a))(leaves, frozen, state, data, lengths(0, [1]))
     for closed in (program, chunk):
         assert sum(np.size(constant) for constant in closed.consts) < 8

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from research import runtime
@@ -109,3 +111,19 @@ def test_a_run_keeps_what_was_set(tmp_path, one_device, tuned):
     found = json.loads(next(tmp_path.glob("runs/tiny/*/environment.json")).read_text())
     assert (f"--{name}=" in found["XLA_FLAGS"]) is (tuned and runtime.knows(name))
     assert bool(found["allocator"]) is (tuned and sys.platform == "linux")
+
+
+def test_what_runs_once_is_compiled_quickly_and_is_the_same(monkeypatch):
+    jit, options = jax.jit, []
+
+    def spied(function, *, compiler_options, **named):
+        options.append(compiler_options)
+        return jit(function, compiler_options=compiler_options, **named)
+
+    monkeypatch.setattr(jax, "jit", spied)
+    draw = lambda count, key: jax.random.truncated_normal(key, -2, 2, (count, 5)) * 0.3  # noqa: E731
+    once, key = runtime.run_once(static_argnums=0)(draw), jax.random.key(3)
+    np.testing.assert_array_equal(once(4, key), jit(draw, static_argnums=0)(4, key))
+    assert once(2, key).shape == (2, 5)
+    assert once.lower(4, key).out_info.shape == (4, 5)
+    assert options == [runtime.QUICKLY if jax.default_backend() == "cpu" else None]

@@ -239,7 +239,7 @@ def _enter(program: Program, shared, own, active, frozen, states, best):
 
 def advance(
     lanes: Lanes, frozen: Parameters, states: State, data: Data, windows: np.ndarray
-) -> tuple[State, dict[str, jax.Array]]:
+) -> tuple[State, step.Logged]:
     """The states after some windows of steps (`step.train_chunk`), and what is logged: {name: (lanes, windows)}."""
     windows = jax.device_put(windows, lanes.program.everywhere())
     return _advance(lanes.program, lanes.shared, lanes.own, lanes.active, frozen, states, data, windows)

@@ -7,11 +7,10 @@ waits.
 
 import collections
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from research.training import metrics
 from research.training.experiment import Experiment
@@ -40,7 +39,7 @@ class _Pending(NamedTuple):
 
     start: int
     ends: Sequence[int]
-    logged: dict[str, jax.Array]
+    logged: Mapping[str, jax.Array]
     is_last: bool
     begun: float
 
@@ -69,7 +68,7 @@ class Rows:
         """Whether the last chunk added was the last of its row, so that a run may stop here."""
         return not self._sums if self._pending is None else self._pending.is_last
 
-    def add(self, start: int, ends: Sequence[int], logged: dict[str, jax.Array], *, is_last: bool) -> None:
+    def add(self, start: int, ends: Sequence[int], logged: Mapping[str, jax.Array], *, is_last: bool) -> None:
         """Takes what a chunk logs of its windows, which end at the steps `ends`, and may not be computed yet.
 
         The rows are emitted by `settle`; unless `is_last`, the only window is but a part of its row.
@@ -81,7 +80,7 @@ class Rows:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        fetched = {name: np.asarray(values).tolist() for name, values in pending.logged.items()}
+        fetched = {name: values.tolist() for name, values in jax.device_get(pending.logged).items()}
         rate = self._rate(pending)
         for window, end in enumerate(pending.ends):
             self._settle_window(end, {name: values[window] for name, values in fetched.items()}, pending.is_last, rate)

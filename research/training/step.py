@@ -11,6 +11,7 @@ a short one otherwise.)
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -286,10 +287,39 @@ def averaged(experiment: Experiment, state: State, trainable: Parameters, model_
 # The chunk
 
 
+@jax.tree_util.register_pytree_node_class
+class Logged(Mapping):
+    """{name: (..., windows)}, in one array (..., windows, names): a program has one result, and one is fetched.
+
+    Dozens of columns would be as many kernels to compile and as many arrays to bring to the host.
+    """
+
+    def __init__(self, names: tuple[str, ...], rows: jax.Array):
+        self.names, self.rows = names, rows
+
+    def __getitem__(self, name: str) -> jax.Array:
+        return self.rows[..., self.names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def tree_flatten(self) -> tuple[tuple[jax.Array], tuple[str, ...]]:
+        """For JAX."""
+        return (self.rows,), self.names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], rows: tuple[jax.Array]) -> "Logged":
+        """For JAX."""
+        return cls(names, *rows)
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def train_chunk(
     plan: Plan, experiment: Experiment, frozen: Parameters, state: State, data: Data, windows: jax.Array
-) -> tuple[State, dict[str, jax.Array]]:
+) -> tuple[State, Logged]:
     """The state after some windows of steps, and what is logged of each: {name: (windows,) float32}.
 
     windows: (windows,) uint32, the steps of each window; those at the end may have none, and log zeros.
@@ -307,7 +337,7 @@ def train_chunk(
 
     rows = jnp.zeros((windows.size, len(names)), jnp.float32)
     state, rows = jax.lax.fori_loop(0, jnp.sum(windows > 0), one_window, (state, rows))
-    return state, {name: rows[:, column] for column, name in enumerate(names)}
+    return state, Logged(tuple(names), rows)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)

@@ -151,6 +151,7 @@ def test_a_chunk_of_steps_is_the_steps_one_by_one(tiny):
     plan, leaves, frozen, state, data = begin(experiment)
     windows, rows = train_chunk(plan, leaves, frozen, state, data, jnp.array([1, 2, 1, 3, 0, 0], jnp.uint32))
     assert_same(together, windows)
+    assert len(jax.tree.leaves(rows)) == 1  # one array is fetched, whatever is logged
     assert {name: values[3] for name, values in rows.items()} == logged
     np.testing.assert_array_equal(rows["count"], [16, 32, 16, 48, 0, 0])
 

@@ -21,7 +21,8 @@ the inputs five to fifty times; and a chunk of training steps is a scan. Here th
     inputs' gradient   the outputs' gradient, its positions spread by the stride, convolved with the kernel turned
                        round; or, since that multiplies mostly zeros, a convolution for each remainder by the stride
     kernel's gradient  the inputs, with features and batch exchanged, convolved with the outputs' gradient as if that
-                       were a kernel over the batch; what was the stride is now the dilation, and the reverse
+                       were a kernel over the batch; what was the stride is now the dilation, and the reverse;
+                       one part of the batch after another
 
 or in one of the other formulations, where that is faster: see `choice`. And under `vmap` over kernels, that is many
 models at once, XLA would compute grouped convolutions, slowly; here, on the CPU each model has its own, and on NVIDIA's

@@ -33,7 +33,7 @@ HANDED = {
 """What of a program may be handed to YNNPACK on a CPU, and the value of the flag that says so; the usual comes first.
 
 jaxlib 0.10 and 0.11 hand it all by default, convolutions one by one included, which it computes slowly. With products
-of matrices alone a ResNet-20 trains at 2.7 times the speed, a network of two convolutions at 1.8, and others at 0.9 to
+of matrices alone a ResNet-20 trains at 1.6 times the speed, a network of two convolutions at 1.8, and others at 0.9 to
 1.05 (`experiments/benchmarks/RESULTS.md`).
 """
 FLAGS = {FUSIONS: HANDED["products"]}
@@ -162,7 +162,8 @@ def run_once(static_argnums: int | tuple[int, ...]) -> Callable[[Callable], Call
 
     The draws of a network's initial weights take LLVM three times as long at its usual level, longer than the program
     of a training step, and come out the same to the bit. Calls, and `lower`, are of the outermost program alone: within
-    another, JAX takes no options.
+    another, JAX takes no options. What `lower` compiles ahead of time a call finds on the disk (`remember_programs`),
+    for in memory JAX keeps no program with options of its own.
     """
 
     def decorate(function: Callable) -> Callable:

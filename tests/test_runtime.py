@@ -113,17 +113,22 @@ def test_a_run_keeps_what_was_set(tmp_path, one_device, tuned):
     assert bool(found["allocator"]) is (tuned and sys.platform == "linux")
 
 
-def test_what_runs_once_is_compiled_quickly_and_is_the_same(monkeypatch):
-    jit, options = jax.jit, []
+def test_what_runs_once_is_the_same_to_the_bit():
+    def draw(count, key):
+        return jax.random.truncated_normal(key, -2, 2, (count, 5)) * 0.3
 
-    def spied(function, *, compiler_options, **named):
-        options.append(compiler_options)
-        return jit(function, compiler_options=compiler_options, **named)
-
-    monkeypatch.setattr(jax, "jit", spied)
-    draw = lambda count, key: jax.random.truncated_normal(key, -2, 2, (count, 5)) * 0.3  # noqa: E731
     once, key = runtime.run_once(static_argnums=0)(draw), jax.random.key(3)
-    np.testing.assert_array_equal(once(4, key), jit(draw, static_argnums=0)(4, key))
+    np.testing.assert_array_equal(once(4, key), jax.jit(draw, static_argnums=0)(4, key))
     assert once(2, key).shape == (2, 5)
     assert once.lower(4, key).out_info.shape == (4, 5)
-    assert options == [runtime.QUICKLY if jax.default_backend() == "cpu" else None]
+
+
+def test_what_runs_once_is_compiled_with_the_options_that_make_it_quick(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(runtime, "QUICKLY", {"xla_no_such_option": 1})  # XLA says so, which shows that it was told
+    once = runtime.run_once(static_argnums=())(lambda x: x + 1)
+    for compiled in (lambda: once(1.0), lambda: once.lower(1.0).compile()):
+        with pytest.raises(Exception, match="xla_no_such_option"):
+            compiled()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # where options may be others
+    assert runtime.run_once(static_argnums=())(lambda x: x + 1)(1.0) == 2.0

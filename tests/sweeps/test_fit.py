@@ -225,5 +225,5 @@ def test_what_is_compiled_ahead_is_what_is_run(base, caplog, how, devices):
         jax.jit(lambda x: x + 1)(np.arange(7))
     compiled = [message.split()[1] for message in caplog.messages if message.startswith("Compiling")]
     assert "jit(<lambda>)" in compiled  # it would be told
-    # (What is compiled with options of its own, as `_begin` is, JAX finds again on the disk alone.)
+    # `_begin` is found on the disk alone (see `runtime.run_once`).
     assert not {"jit(_advance)", "jit(_evaluate)"} & set(compiled)

@@ -21,13 +21,14 @@ from core import interleaved, table
 
 ROUNDS = 7
 LONGEST = 1.0  # seconds a call, beyond which it is measured once
-METHODS = ("chosen", "xla", "definition", "matrix product", "fourier", "JAX")
+METHODS = ("chosen", "xla", "definition", "matrix product", "fourier", "pairs", "JAX")
 
 # (inputs, kernel, arguments of convolve)
 SHAPES = {
     "images": [
         ((100, 28, 28, 1), (5, 5, 1, 32), {}),
         ((128, 32, 32, 16), (3, 3, 16, 16), {}),
+        ((128, 8, 8, 8), (3, 3, 8, 8), {}),
         ((128, 8, 8, 64), (3, 3, 64, 64), {}),
         ((64, 32, 32, 16), (3, 3, 16, 32), {"stride": 2}),
         ((64, 16, 16, 64), (1, 1, 64, 128), {}),

@@ -9,7 +9,8 @@
     true_convolve           convolution as mathematics means it: the kernel turned round
 
     geometry        stride, padding, dilation, and what does not fit
-    formulations    four ways to compute it: the definition, one matrix product (im2col), Fourier transforms, XLA's
+    formulations    five ways to compute it: the definition, one matrix product (im2col), Fourier transforms, XLA's,
+                    and two outputs at once
     choice          which of them is fastest, as measured
     operations      the gradients, loops and `vmap`
 """
@@ -53,9 +54,9 @@ def convolve(
         dimension, which is what weights trained in PyTorch want.
     groups: into how many groups the input and output features fall, each output seeing its own group alone. As many as
         input features: depthwise.
-    method: how it is computed, "definition", "matrix product", "fourier" or "xla" (see `formulations`); if not given,
-        as was measured to be fast, gradients too. By default and by "xla", derivatives are taken in reverse mode only;
-        the others JAX differentiates, forwards too.
+    method: how it is computed, "definition", "matrix product", "fourier", "xla" or "pairs" (see `formulations`); if not
+        given, as was measured to be fast, gradients too. By default and by "xla" and "pairs", derivatives are taken in
+        reverse mode only; the others JAX differentiates, forwards too.
 
     Returns (batch, *positions, out) in the wider dtype of the two. Raises ValueError where shapes do not fit.
     """
@@ -67,7 +68,7 @@ def convolve(
     check_features(what, inputs.shape[-1], seen, out, groups)
     geometry = geometry_of_convolution(what, sizes, window, stride, padding, dilation)
     inputs, kernel = _in_wider_dtype(inputs, kernel)
-    if method not in (None, "xla"):
+    if method not in (None, "xla", "pairs"):
         return FORMULATIONS[method](inputs, kernel, geometry, groups)
     return correlate(inputs, kernel, Problem(sizes, window, inputs.shape[-1], out, groups, geometry, method))
 

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from jax import custom_batching, lax
 
 from research.ops.convolution.choice import chosen, for_many
-from research.ops.convolution.formulations import FORMULATIONS, by_xla, kernel_gradient_depthwise
+from research.ops.convolution.formulations import FORMULATIONS, by_pairs, by_xla, kernel_gradient_depthwise
 from research.ops.convolution.geometry import Geometry
 
 LEAST_PART = 16
@@ -129,6 +129,8 @@ def _inputs_gradient(gradient, kernel, problem: Problem):
     name = problem.method or chosen(problem, "inputs")
 
     def ours():
+        if name == "pairs" and problem.groups == 1:
+            return _inputs_gradient_in_usual_layout(gradient, kernel, problem, by_pairs)
         if name != "xla":
             return _by(FORMULATIONS[name], _inputs_gradient, gradient, kernel, problem)
         if problem.groups > 1:
@@ -149,6 +151,8 @@ def _kernel_gradient(inputs, gradient, problem: Problem):
     def ours():
         if name == "definition" and problem.depthwise:
             return kernel_gradient_depthwise(inputs, gradient, problem.geometry, problem.window)
+        if name == "pairs" and _falls_into_pairs(problem, gradient):
+            return _kernel_gradient_by_pairs(inputs, gradient, problem)
         if name != "xla":
             return _by(FORMULATIONS[name], _kernel_gradient, inputs, gradient, problem)
         if problem.groups > 1:
@@ -173,7 +177,7 @@ def _by(formulation, function, first, second, problem: Problem):
     return jax.linear_transpose(lambda kernel: outputs(first, kernel), kernel)(second)[0]
 
 
-def _inputs_gradient_in_usual_layout(gradient, kernel, problem: Problem):
+def _inputs_gradient_in_usual_layout(gradient, kernel, problem: Problem, formulation=by_xla):
     stride, padding, dilation, _ = problem.geometry
     turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
     around = []
@@ -181,7 +185,7 @@ def _inputs_gradient_in_usual_layout(gradient, kernel, problem: Problem):
         reach = (problem.window[i] - 1) * dilation[i]
         covered = (gradient.shape[i + 1] - 1) * stride[i] + 1  # the spread outputs' gradient
         around.append((reach - low, problem.sizes[i] + low - covered))
-    return by_xla(gradient, turned, Geometry((1,) * len(around), tuple(around), dilation, spread=stride))
+    return formulation(gradient, turned, Geometry((1,) * len(around), tuple(around), dilation, spread=stride))
 
 
 def _has_few_remainders(problem: Problem) -> bool:
@@ -251,6 +255,22 @@ def _kernel_gradient_by_parts(inputs, gradient, problem: Problem):
         return total + _kernel_gradient_in_usual_layout(*part, problem)
 
     return lax.fori_loop(0, count, add, jnp.zeros(problem.kernel_shape, inputs.dtype))
+
+
+def _falls_into_pairs(problem: Problem, gradient) -> bool:
+    """Whether there is an even number of outputs, of one group, and the kernel has no gaps."""
+    return problem.groups == problem.geometry.dilation[-1] == 1 and gradient.shape[-2] % 2 == 0
+
+
+def _kernel_gradient_by_pairs(inputs, gradient, problem: Problem):
+    """That of the kernel that is laid for two outputs at once, added up where the two lie on the same position."""
+    *others, window = problem.window
+    stride, out = problem.geometry.stride[-1], problem.out
+    paired = gradient.reshape(*gradient.shape[:-2], gradient.shape[-2] // 2, 2 * out)
+    geometry = problem.geometry._replace(stride=(*problem.geometry.stride[:-1], 2 * stride))
+    laid = problem._replace(window=(*others, window + stride), out=2 * out, geometry=geometry)
+    first, second = jnp.split(_kernel_gradient_by_parts(inputs, paired, laid), 2, axis=-1)
+    return first[..., :window, :, :] + second[..., stride:, :, :]
 
 
 def _each_group_alone(function, first, second, problem: Problem):

@@ -57,4 +57,5 @@ def get_config(variant: str = "") -> Sweep:
         ),
         space=product(spaces[variant], grid("optimizer.learning_rate", 1e-2, 2e-2, 4e-2, 8e-2), repeat("seed", 2)),
         judge=4,
+        tested="chosen",
     )

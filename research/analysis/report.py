@@ -473,10 +473,12 @@ def _trials(found: Answers) -> str:
     values = {row["trial"]: [row["values"].get(path) for path in paths] for row in rows}
     embedded = json.dumps(encode({"base": sweep.base, "paths": paths, "values": values}), separators=(",", ":"))
     embedded = embedded.replace("<", "\\u003c")
+    untested = any(row.get("ended") and row.get("validation") and not row.get("test") for row in rows)
+    tested = " Test figures have those alone whose values validation chose." if untested else ""
     cut = f"<p class='quiet paper'>The first {page.PRINTED} of {len(rows):,} trials are on paper.</p>"
     return (
         f"<section><h2>Trials</h2><p class=quiet>The best first. A click on a trial's number shows its config and what "
-        f"it has otherwise than the best; a click on a title sorts.</p>"
+        f"it has otherwise than the best; a click on a title sorts.{tested}</p>"
         f"<p><label>Show trials with <input id=filter type=search data-all={len(rows)}></label> "
         f"<span id=shown class=quiet>{_count(len(rows), 'trial')}</span></p>"
         f"{cut if len(rows) > page.PRINTED else ''}{table}"

@@ -18,7 +18,7 @@ from research.sweeps.plan import SweepPlan
 from research.sweeps.rounds import Session, run_trials
 from research.sweeps.search import Point, Told, ask, assignments
 from research.sweeps.spaces import Assignment
-from research.sweeps.sweep import Trial, make_trial
+from research.sweeps.sweep import Trial, came_to_end, make_trial
 from research.training.folder import RunFolder
 
 TABLE = "search.jsonl"
@@ -69,7 +69,7 @@ def _values(session: Session, trials: Sequence[Trial]) -> tuple[float, ...] | No
     """
     sweep = session.plan.sweep
     rows = [session.ledger.done[trial.fingerprint] for trial in trials]
-    if not rows or any(told["test"] is None for told in rows):
+    if not rows or not all(map(came_to_end, rows)):
         return None
     metric = sweep.select.removeprefix("validation/")
     value = sum(told["validation"][metric] for told in rows) / len(rows)

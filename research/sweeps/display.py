@@ -298,7 +298,7 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
             table.add_row(*names, count, "", "", "")
             continue
         judged = program["judged"][KEPT[measure]]
-        tested = sum(judged) / len(judged) if judged else None if is_judged else chosen["test"][measure]
+        tested = sum(judged) / len(judged) if judged else None if is_judged else (chosen["test"] or {}).get(measure)
         figures = show_figure(chosen["value"], measure, token), show_figure(tested, measure, token)
         is_best = chosen["value"] == best
         table.add_row(

@@ -36,7 +36,16 @@ from research.commandline.loading import blaming_if_there, load_python
 from research.config import from_json, to_json
 from research.errors import UserError
 from research.sweeps import fit, lanes
-from research.sweeps.rounds import OutOfMemory, Session, fail, free_memory, most_at_once, record, telling_of_memory
+from research.sweeps.rounds import (
+    OutOfMemory,
+    Session,
+    fail,
+    free_memory,
+    most_at_once,
+    record,
+    settings_to_choose,
+    telling_of_memory,
+)
 from research.sweeps.sweep import Sweep, Trial, groups_of_one_source
 from research.training.experiment import Experiment
 from research.training.plan import make_plan, milestones
@@ -74,6 +83,8 @@ class Work(NamedTuple):
     """Trials of its largest pack."""
     config_file: str | None
     """Whose classes the experiments may be of."""
+    settings: list[str] | None
+    """As `Pack.finish` takes them."""
 
 
 class Step(NamedTuple):
@@ -115,7 +126,7 @@ def work_on(work: Work) -> Iterator[Step | Done | Failed]:
             while not pack.is_done:
                 pack.advance(min(pack.plan.steps, (pack.step // every + 1) * every), edge)
                 yield Step(os.getpid(), pack.step, pack.plan.steps, pack.best_figures())
-            outcome = pack.finish()
+            outcome = pack.finish(work.settings)
     except UserError as error:
         yield Failed(error.problems)
     except OutOfMemory:
@@ -220,6 +231,7 @@ class OnRay:
             (*sweep.space.paths(), "seed"),
             job.capacity,
             None if file is None else str(file.resolve()),
+            settings_to_choose(session, job.trials),
         )
         job.messages = self._task.remote(work)
         return job

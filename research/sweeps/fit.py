@@ -36,7 +36,7 @@ from research.training.checkpoints import Checkpoint, Checkpoints, match
 from research.training.experiment import Experiment
 from research.training.plan import Plan, milestones, next_stop
 from research.training.rows import summed, training_row
-from research.training.state import as_flat, from_flat
+from research.training.state import Parameters, as_flat, from_flat
 from research.training.step import Data
 
 LARGEST_BLOCK = 2048
@@ -259,10 +259,10 @@ class Pack:
             yield start, jax.device_put(data, self._layout.program.everywhere())
 
     def _judge_examples(
-        self, layout: Lanes, used: Any, blocks: Iterable[tuple[int, Data]], count: int
+        self, layout: Lanes, frozen: Parameters, used: Any, blocks: Iterable[tuple[int, Data]], count: int
     ) -> dict[str, np.ndarray]:
         """{"loss", "correct", "count"}: (lanes, examples) each, of the trials alone."""
-        found = [lanes.evaluate(layout, self._frozen, used, data, first) for first, data in blocks]
+        found = [lanes.evaluate(layout, frozen, used, data, first) for first, data in blocks]
         places = list(layout.places)
         return {
             name: np.concatenate([np.asarray(block[name])[places] for block in found], axis=1)[:, :count]
@@ -276,7 +276,7 @@ class Pack:
             self._validation = list(self._blocks(self._seen, split))
         blocks = self._validation if self._validation is not None else self._blocks(self._seen, split)
         used = self._states.used()
-        judged = self._judge_examples(self._layout, used, blocks, len(split))
+        judged = self._judge_examples(self._layout, self._frozen, used, blocks, len(split))
         improved = np.zeros(self._layout.count, bool)
         figures_of_lanes = _figures(judged, self.plan.spec, split)
         for place, lane, figures in zip(self._layout.places, self._lanes, figures_of_lanes, strict=True):
@@ -290,34 +290,58 @@ class Pack:
         best = [lane.best for lane in self._lanes if lane.best]
         return {name: choose(each[name] for each in best) for name, choose in BETTER.items()} if best else {}
 
-    def finish(self) -> Outcome:
-        """What came of the trials that are under way, by their best evaluations."""
+    def finish(self, settings: Sequence[str] | None = None) -> Outcome:
+        """What came of the trials that are under way, by their best evaluations.
+
+        settings: what each trial has in common with its repeats, where only those of the best are to be tested: the
+            best in the mean of what they are selected by. All are if None.
+        """
         begun = time.perf_counter()
         plan = dataclasses.replace(self._layout.program.plan, given=None)
-        layout, loaded = lanes.in_phase(self._layout, plan), self.loaded
+        chosen = self._of_best(settings) if settings is not None else list(range(len(self._lanes)))
+        layout, frozen, best = self._those(chosen)
+        layout, loaded = lanes.in_phase(layout, plan), self.loaded
         spec, test, train = self.plan.spec, loaded.splits["test"], loaded.splits["train"]
-        judged = self._judge_examples(layout, self._best, self._blocks(loaded, test), len(test))
+        judged = self._judge_examples(layout, frozen, best, self._blocks(loaded, test), len(test))
         seen = train.take(first_of_each(spec, train, [TRAINING_EXAMPLES] * max(1, len(spec.tasks))))
-        again = self._judge_examples(layout, self._best, self._blocks(loaded, seen), len(seen))
+        again = self._judge_examples(layout, frozen, best, self._blocks(loaded, seen), len(seen))
         self.seconds += time.perf_counter() - begun
         work = loop.Work(self._lanes[0].trial.experiment, self.plan, self.loaded, self._frozen)
         unit, seconds = loop.token_unit(work), self.seconds / len(self._lanes)
+        figures = zip(_figures(judged, spec, test), _figures(again, spec, seen), strict=True)
+        of_chosen = dict(zip(chosen, figures, strict=True))
         rows = [
-            _row(lane, tested, trained, unit, seconds)
-            for lane, tested, trained in zip(
-                self._lanes, _figures(judged, spec, test), _figures(again, spec, seen), strict=True
-            )
+            _row(lane, *of_chosen.get(i, (None, None)), unit, seconds, ended=True) for i, lane in enumerate(self._lanes)
         ]
         counts = np.maximum(judged["count"], 1)
         correct = judged["correct"] / counts if unit else judged["correct"].astype(np.uint8)
         return Outcome(
             rows,
             {
-                "trials": np.array([lane.trial.index for lane in self._lanes]),
+                "trials": np.array([self._lanes[i].trial.index for i in chosen]),
                 "correct": correct,
                 "losses": (judged["loss"] / counts).astype(np.float32),
             },
         )
+
+    def _of_best(self, settings: Sequence[str]) -> list[int]:
+        """The trials of the best setting, by the mean of those that have a score; all if none has."""
+        scores: dict[str, list[float]] = {}
+        for lane, setting, score in zip(self._lanes, settings, self.scores(), strict=True):
+            if lane.best:
+                scores.setdefault(setting, []).append(score)
+        best = max(scores, key=lambda setting: sum(scores[setting]) / len(scores[setting]), default=None)
+        return [i for i, setting in enumerate(settings) if best in (None, setting)]
+
+    def _those(self, indices: Sequence[int]) -> tuple[Lanes, Parameters, Any]:
+        """Lanes of some trials alone, with what is frozen and what is best there."""
+        if len(indices) == len(self._lanes):
+            return self._layout, self._frozen, self._best
+        if self._layout.program.how == "vmap":  # all at once take no longer than some, and are compiled
+            places = tuple(self._layout.places[i] for i in indices)
+            return self._layout._replace(places=places), self._frozen, self._best
+        layout, (best, own) = self._regrouped(indices, (self._best, self._layout.program.own(self._frozen)))
+        return layout, {**self._frozen, **own}, best
 
     # ------------------------------------------------------------------------------------------------------------------
     # Fewer trials, another process
@@ -330,16 +354,20 @@ class Pack:
         self.seconds -= seconds * len(left)
         for lane in left:
             lane.status = "left early" if lane.is_judged else lane.status
-        self._lanes = [self._lanes[i] for i in indices]
-        if self._lanes:
-            before = self._layout
-            capacity = before.count if before.program.how == "map" else 0  # where idle lanes cost nothing
-            experiments = [lane.trial.experiment for lane in self._lanes]
-            self._layout = lanes.make_lanes(before.program, experiments, capacity)
-            own = (self._states, self._best, before.program.own(self._frozen))
-            self._states, self._best, frozen = lanes.regroup(before, self._layout, indices, own)
+        if indices:
+            own = (self._states, self._best, self._layout.program.own(self._frozen))
+            self._layout, (self._states, self._best, frozen) = self._regrouped(indices, own)
             self._frozen = {**self._frozen, **frozen}
-        return [_row(lane, None, None, None, seconds) for lane in left]
+        self._lanes = [self._lanes[i] for i in indices]
+        return [_row(lane, None, None, None, seconds, ended=False) for lane in left]
+
+    def _regrouped(self, indices: Sequence[int], tree: Any) -> tuple[Lanes, Any]:
+        """Lanes of some trials alone, and arrays (lanes, ...) as they have them."""
+        before = self._layout
+        capacity = before.count if before.program.how == "map" else 0  # where idle lanes cost nothing
+        experiments = [self._lanes[i].trial.experiment for i in indices]
+        after = lanes.make_lanes(before.program, experiments, capacity)
+        return after, lanes.regroup(before, after, indices, tree)
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Hands everything that `restore` needs to the background writer."""
@@ -432,7 +460,9 @@ def _figures(judged: dict[str, np.ndarray], spec: Spec, split: Split | Streamed)
     return [metrics.means({name: column[lane] for name, column in sums.items()}) for lane in range(len(judged["loss"]))]
 
 
-def _row(lane: _Lane, test: dict[str, float] | None, train: dict[str, float] | None, unit, seconds: float):
+def _row(
+    lane: _Lane, test: dict[str, float] | None, train: dict[str, float] | None, unit, seconds: float, *, ended: bool
+) -> dict[str, Any]:
     if unit is not None and test is not None:
         test = test | metrics.of_language(test["loss"], unit)
     return {
@@ -444,5 +474,6 @@ def _row(lane: _Lane, test: dict[str, float] | None, train: dict[str, float] | N
         "validation": lane.best,
         "test": test if lane.best else None,
         "train": train if lane.best else None,
+        "ended": ended,
         "seconds": seconds,
     }

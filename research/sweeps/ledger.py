@@ -19,7 +19,7 @@ import numpy as np
 
 from research.errors import UserError
 from research.jsonl import read_json, read_rows, row, sync, write_atomically
-from research.sweeps.sweep import Trial
+from research.sweeps.sweep import Trial, came_to_end
 from research.training.checkpoints import Checkpoint, Checkpoints
 from research.training.folder import RunFolder
 from research.training.writers import MetricWriter
@@ -30,8 +30,9 @@ TABLE, METRICS, EXAMPLES = "trials.jsonl", "metrics.jsonl", "examples"
 class Ledger:
     """The tables of a sweep's folder, which this process has locked."""
 
-    def __init__(self, folder: RunFolder):
-        self.folder = folder
+    def __init__(self, folder: RunFolder, tests_all: bool = True):
+        """tests_all: whether a trial is wanted with its test figures alone."""
+        self.folder, self._tests_all = folder, tests_all
         self.done: dict[str, dict[str, Any]] = {}
         """The rows of trials that are done, by fingerprint."""
         self._siblings: dict[str, tuple[Path, dict[str, Any]]] | None = None
@@ -90,7 +91,8 @@ class Ledger:
             for other in others:
                 if other.resolve() != own.resolve():
                     for told in _rows(other):
-                        if told["status"] not in ("failed", "left early"):
+                        is_wanted = told["test"] is not None or not (self._tests_all and came_to_end(told))
+                        if told["status"] not in ("failed", "left early") and is_wanted:
                             self._siblings.setdefault(told["fingerprint"], (other, told))
         return self._siblings
 

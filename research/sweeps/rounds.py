@@ -30,7 +30,7 @@ from research.sweeps.ledger import Ledger, read_decision, write_decision
 from research.sweeps.plan import Row, SweepPlan, extend
 from research.sweeps.search import pareto, repeats
 from research.sweeps.shelf import Shelf
-from research.sweeps.sweep import Trial, fresh, groups_of_one_source, mark, setting
+from research.sweeps.sweep import Trial, came_to_end, fresh, groups_of_one_source, mark, setting
 from research.training.checkpoints import Checkpoint, Checkpoints
 from research.training.experiment import Experiment
 from research.training.plan import milestones
@@ -123,7 +123,7 @@ def best_values(plan: SweepPlan, done: Mapping[str, Mapping[str, Any]]) -> list[
         values: dict[str, list[tuple[Trial, float]]] = {}
         for trial in row.group.trials:
             told = done.get(trial.fingerprint)
-            if told is not None and told["test"] is not None:
+            if told is not None and came_to_end(told):
                 values.setdefault(setting(trial), []).append((trial, sign * told["validation"][metric]))
         if values:
             best = max(values.values(), key=lambda seeds: sum(score for _, score in seeds) / len(seeds))
@@ -308,7 +308,7 @@ def _to_the_end(session: Session, task: _Task) -> bool:
         if not _advance(session, task, task.pack.plan.steps):
             return False
         with blaming_if_there(session.config_file):
-            outcome = task.pack.finish()
+            outcome = task.pack.finish(settings_to_choose(session, trials))
     except UserError as error:
         fail(session, trials, error)
         return True
@@ -316,6 +316,18 @@ def _to_the_end(session: Session, task: _Task) -> bool:
         return _in_halves(session, task)
     _close(session, task, outcome)
     return True
+
+
+def settings_to_choose(session: Session, trials: Sequence[Trial]) -> list[str] | None:
+    """What trials of a pack have in common with their repeats, where only the best of that is to be tested.
+
+    None where all are: those that judge, and those whose program has trials elsewhere, that may be better.
+    """
+    sweep, members = session.plan.sweep, session.row(trials[0])[1].group.trials
+    here = {trial.fingerprint for trial in trials}
+    if sweep.tested == "all" or not all(trial.fingerprint in here for trial in members):
+        return None
+    return [setting(trial) for trial in trials]
 
 
 def _close(session: Session, task: _Task, outcome: fit.Outcome) -> None:
@@ -397,7 +409,8 @@ def fail(session: Session, trials: Sequence[Trial], error: UserError) -> None:
 
 def _failed(trial: Trial, problems: Sequence[str]) -> dict[str, Any]:
     """The row of a trial that cannot be run."""
-    nothing = {"steps": 0, "best_step": None, "validation": None, "test": None, "train": None, "seconds": 0.0}
+    nothing = {"steps": 0, "best_step": None, "validation": None, "test": None, "train": None}
+    nothing |= {"ended": False, "seconds": 0.0}
     about = {"trial": trial.index, "fingerprint": trial.fingerprint, "status": "failed"}
     return {**about, **nothing, "problems": list(problems)}
 

@@ -34,7 +34,7 @@ from research.sweeps.expectation import expect
 from research.sweeps.ledger import Ledger
 from research.sweeps.plan import SweepPlan, make_plan
 from research.sweeps.shelf import Shelf
-from research.sweeps.sweep import Sweep, Trial, seeds, setting
+from research.sweeps.sweep import Sweep, Trial, came_to_end, seeds, setting
 from research.training import folder, interruption
 from research.training.folder import RunFolder
 
@@ -59,7 +59,7 @@ def run(
         found = _folder(workdir, plan)
         with found.lock():
             _write_start(found, plan, shelf, config_file, command)
-            with Ledger(found) as ledger:
+            with Ledger(found, tests_all=sweep.tested == "all") as ledger:
                 left = ledger.left(plan.trials, plain.about(plan))
                 done = len(plan.trials) - len(left)
                 if sweep.search is not None:  # of later batches, too
@@ -116,6 +116,7 @@ def _mark(plan: SweepPlan) -> str:
     """What tells a sweep from others: its trials, whatever expression they came from, and how they are run."""
     sweep = plan.sweep
     how = f"{sweep.judge} {sweep.halving}" if sweep.judge or sweep.halving else ""
+    how += " chosen" if sweep.tested == "chosen" else ""
     if sweep.search is not None:  # the trials are those of the first batch alone
         how += f" {sweep.search} {sweep.goals} {sweep.cost} {plain.space_lines(sweep)}"
     return hashlib.sha256(("".join(trial.fingerprint for trial in plan.trials) + how).encode()).hexdigest()[:16]
@@ -166,7 +167,7 @@ def summarise(
 
     def best_of(trials: Sequence[Trial]) -> dict[str, Any] | None:
         rows = [done[trial.fingerprint] for trial in trials if trial.fingerprint in done]
-        whole = [told for told in rows if told["test"] is not None]
+        whole = [told for told in rows if came_to_end(told)]
         return max(
             whole, key=lambda told: (sign * told["validation"][metric], -told["validation"]["loss"]), default=None
         )
@@ -215,8 +216,8 @@ def _chosen(entry: rounds.Best, plan: SweepPlan, done: Mapping[str, Mapping[str,
     ]
     told = [figures for figures in told if figures is not None]
     values = {path: value for path, value in plain.values_of(entry.trial).items() if path not in seeds(entry.trial)}
-    tested = {name: sum(figures[name] for figures in told) / len(told) for name in ("accuracy", "loss")}
-    return {"values": values, "value": sign * entry.score, "test": tested}
+    tested = {name: sum(figures[name] for figures in told) / len(told) for name in ("accuracy", "loss") if told}
+    return {"values": values, "value": sign * entry.score, "test": tested or None}
 
 
 def _token(plan: SweepPlan) -> str:

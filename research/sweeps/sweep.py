@@ -67,6 +67,9 @@ class Sweep:
         3, "fresh seeds on which the best values of each program are trained again and judged", within="[0, inf)"
     )
     judge_most: int = structure(16, "programs that are judged, the best of them", within="[1, inf)")
+    tested: Literal["all", "chosen"] = structure(
+        "all", "trials that get test figures: all, or of each program those with the values that validation chose"
+    )
     name: str = edge("", "what the sweep is called; the config file's name if empty")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -74,6 +77,8 @@ class Sweep:
             yield "search", "the space has nothing to choose, but what is repeated or computed; add uniform(...), say"
         if self.search is not None and self.halving is not None:
             yield "halving", "it compares all trials with one another, and a search runs them in batches; take one"
+        if self.search is not None and self.tested == "chosen":
+            yield "tested", "a search has not chosen before its end; take 'all'"
 
     @property
     def goals(self) -> tuple[Goal, ...]:
@@ -97,6 +102,11 @@ class Trial(NamedTuple):
     """Of a trial with a fresh seed, that whose values it has."""
     budgets: tuple[str, ...] = ("",)
     """At what its model is matched, "5,000 parameters"; "" for as it is. Duplicates may add to them."""
+
+
+def came_to_end(told: Mapping[str, Any]) -> bool:
+    """Whether the row of a trial has figures, and the trial did not leave before others of its program."""
+    return bool(told["validation"]) and told.get("ended", told["test"] is not None)
 
 
 class Group(NamedTuple):

@@ -167,6 +167,32 @@ def test_those_that_stay_are_not_touched_when_others_leave(base, how):
         assert row["test"]["loss"] == pytest.approx(rows[row["trial"]]["test"]["loss"], abs=1e-6)
 
 
+@pytest.mark.parametrize("how", ["map", "vmap"])
+def test_only_the_best_setting_may_be_tested_and_its_figures_are_the_same(base, how):
+    base = dataclasses.replace(base, partition=Partition(rules=(freeze("block_00/.*"), train("head/.*"))))
+    rates = (0.0, 0.03, 0.0, 0.03, float("inf"))
+    experiments = [
+        override(override(base, "seed", seed), "optimizer.learning_rate", rate) for seed, rate in enumerate(rates)
+    ]
+    pack = pack_of(experiments, how=how)
+    assert pack.advance(20, quiet([]))
+    whole, some = pack.finish(), pack.finish([str(rate) for rate in rates])
+    means = {
+        rate: np.mean([row["validation"]["accuracy"] for row in whole.rows if rates[row["trial"]] == rate])
+        for rate in rates[:2]
+    }
+    assert means[0.03] > means[0.0]
+    for row, full in zip(some.rows, whole.rows, strict=True):
+        assert (row["status"], row["validation"], row["ended"]) == (full["status"], full["validation"], True)
+        is_best = rates[row["trial"]] == 0.03
+        assert (row["test"] is not None, row["train"] is not None) == (is_best, is_best)
+        if is_best:
+            assert row["test"] == pytest.approx(full["test"], abs=1e-6)
+            assert row["train"] == pytest.approx(full["train"], abs=1e-6)
+    assert some.examples["trials"].tolist() == [1, 3]
+    np.testing.assert_allclose(some.examples["losses"], whole.examples["losses"][[1, 3]], rtol=1e-5, atol=1e-6)
+
+
 def test_what_a_trial_made_of_each_test_example_adds_up_to_its_figures(base):
     pack = pack_of([override(base, "seed", seed) for seed in range(3)])
     assert pack.advance(20, quiet([]))

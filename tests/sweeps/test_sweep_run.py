@@ -128,6 +128,33 @@ def test_the_best_of_each_program_is_judged_on_fresh_seeds(sweep, tmp_path):
         assert {row["of"] for row in of_program} <= {row["trial"] for row in search}
 
 
+def test_what_validation_did_not_choose_may_go_without_test_figures(sweep, tmp_path, packs):
+    some = dataclasses.replace(sweep, judge=2, tested="chosen")
+    ours = module.run(some, workdir=str(tmp_path / "some"))
+    whole = module.run(dataclasses.replace(some, tested="all"), workdir=str(tmp_path / "all"))
+    for program, other in zip(ours["programs"], whole["programs"], strict=True):
+        assert program["chosen"]["values"] == other["chosen"]["values"]
+        assert program["judged"]["accuracies"] == other["judged"]["accuracies"]
+        assert program["chosen"]["test"]["loss"] == pytest.approx(other["chosen"]["test"]["loss"])
+    assert ours["verdict"] == whole["verdict"]
+    assert ours["best"]["trial"] == whole["best"]["trial"]
+
+    folder = only_folder(tmp_path / "some" / "tiny")
+    rows = read(folder, "trials.jsonl")
+    judged_at = {(row["program"], row["values"]["optimizer.learning_rate"]) for row in rows[8:]}
+    for row in rows:
+        is_chosen = (row["program"], row["values"]["optimizer.learning_rate"]) in judged_at
+        assert (row["test"] is not None) == is_chosen
+        assert row["validation"]
+    assert set(examples_of(folder)) == {row["trial"] for row in rows if row["test"]}
+    assert "values validation chose" in (folder / "report.html").read_text()
+
+    packs.clear()  # a sweep that wants the others' figures as well runs those again, and no more
+    again = module.run(dataclasses.replace(some, tested="all"), workdir=str(tmp_path / "some"))
+    assert sorted(trial for pack in packs for trial in pack) == [row["trial"] for row in rows if not row["test"]]
+    assert again["programs"][0]["judged"] == ours["programs"][0]["judged"]
+
+
 def test_a_draw_of_the_data_is_repeated_as_a_seed_is_in_one_program(sweep, tmp_path, packs):
     base = dataclasses.replace(sweep.base, data=Few(Digits(), 40))
     pairs = zipped(repeat("seed", 2), repeat("data.seed", 2))

@@ -10,6 +10,7 @@ A mistake of the user's is told in a line, and the exit status is 2; a traceback
 
 import dataclasses
 import functools
+import gc
 import json
 import os
 import signal
@@ -445,4 +446,9 @@ _ACTIONS_ON_RUNS = {
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, _interrupt)
-    sys.exit(main(sys.argv, may_restart=True))
+    # Nearly all that is imported stays to the end, and Python looks through it for cycles, once more as it ends: seldom
+    # here, and not at the end, which takes 0.8 s off a prediction of 3.7.
+    gc.set_threshold(10_000, 20, 20)
+    status = main(sys.argv, may_restart=True)
+    gc.freeze()
+    sys.exit(status)

@@ -14,6 +14,7 @@ Every file of the folder is checked against manifest.json before it is used.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import math
@@ -170,4 +171,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    gc.freeze()  # what is imported need not be looked through as Python ends
+    sys.exit(status)

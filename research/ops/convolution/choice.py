@@ -20,16 +20,18 @@ Of one input feature, with the flags of `runtime.FLAGS`: (64, 28, 28, 1) by 3x3 
 matrix product, and the network that begins with it trains at 1.3 times the speed. The definition takes 0.4 alone, but
 in a network XLA computes it anew wherever it is read, as pooling does, and the whole is slower.
 
-Of few features XLA's product of matrices is narrow. With two neighbouring outputs at once it is as many times as fast
-(outputs, inputs' gradient, kernel's gradient):
+Of few features XLA's product of matrices is narrow. With two neighbouring outputs at once, outputs and inputs' gradient
+are so many times as fast; the last column is the kernel's gradient as one product of shifted inputs and gradients:
 
-    (16, 8, 8, 8) by 3x3, to 8             2.0   1.9   1.2
+    (16, 8, 8, 8) by 3x3, to 8             2.0   1.9   2.5
+    (128, 8, 8, 12) by 3x3, to 12          1.3   1.4   1.5
+    (128, 8, 8, 16) by 3x3, to 16          1.0   1.0   1.9
     (128, 28, 28, 8) by 3x3, to 8          1.6   1.3   0.9
-    (128, 32, 32, 4) by 3x3, to 4          2.6   2.5   1.1
-    (128, 32, 32, 3) by 3x3, to 16         1.4   1.7   0.9
-    (128, 14, 14, 16) by 3x3, to 8         1.3   1.2   1.0
-    (32, 256, 8) by 9, to 8                1.4   1.4   1.2
-    (128, 32, 32, 16) by 3x3, to 16        1.0   1.0   0.8
+    (128, 32, 32, 4) by 3x3, to 4          2.6   2.5
+    (128, 32, 32, 3) by 3x3, to 16         1.4   1.7
+    (128, 14, 14, 16) by 3x3, to 8         1.3   1.2   0.9
+    (32, 256, 8) by 9, to 8                1.4   1.4
+    (128, 32, 32, 16) by 3x3, to 16        1.0   1.0   0.9
 """
 
 import math
@@ -47,25 +49,19 @@ def chosen(problem, result: str) -> str:
     # and it cannot skip positions, as a stride does.
     if window > 40 * math.prod(problem.geometry.stride) and features * out // problem.groups <= 64:
         return "fourier"
-    few = 1 if result == "outputs" else 3
-    if result != "kernel" and len(problem.window) < 3 and problem.features <= few and window <= 9:
-        return "matrix product"  # of patches that are still small
+    if result != "kernel" and len(problem.window) < 3 and window <= 9:
+        if problem.features <= (1 if result == "outputs" else 3):
+            return "matrix product"  # of patches that are still small
     if len(problem.window) == 3 and window <= 100:
         return "definition"  # XLA's is of another making in three dimensions
-    if _is_for_pairs(problem, result):
-        return "pairs"
+    least, most = sorted((problem.features, problem.out))
+    if {*problem.geometry.stride, *problem.geometry.dilation} == {1} and problem.groups == 1:
+        places = problem.sizes if result == "inputs" else problem.geometry.positions(problem.sizes, problem.window)
+        if result == "kernel" and len(places) == 2 and math.prod(places) <= 64 and most <= 16:
+            return "shifts"
+        if result != "kernel" and len(places) < 3 and least <= 8 and problem.window[-1] >= 3 and places[-1] % 2 == 0:
+            return "pairs"
     return "xla"
-
-
-def _is_for_pairs(problem, result: str) -> bool:
-    """Whether few features go in or come out, in an even number of places, by a kernel without gaps or steps."""
-    places = problem.sizes if result == "inputs" else problem.geometry.positions(problem.sizes, problem.window)
-    whole = {*problem.geometry.stride, *problem.geometry.dilation} == {1} and problem.groups == 1
-    if not whole or len(places) > 2 or problem.window[-1] < 3 or places[-1] % 2:
-        return False
-    if result == "kernel":
-        return max(problem.features, problem.out) <= 8 and math.prod(places) <= 256
-    return min(problem.features, problem.out) <= 8
 
 
 def for_many(problem) -> str:

@@ -151,9 +151,9 @@ def _kernel_gradient(inputs, gradient, problem: Problem):
     def ours():
         if name == "definition" and problem.depthwise:
             return kernel_gradient_depthwise(inputs, gradient, problem.geometry, problem.window)
-        if name == "pairs" and _falls_into_pairs(problem, gradient):
-            return _kernel_gradient_by_pairs(inputs, gradient, problem)
-        if name != "xla":
+        if name == "shifts":
+            return _kernel_gradient_by_shifts(inputs, gradient, problem)
+        if name not in ("xla", "pairs"):
             return _by(FORMULATIONS[name], _kernel_gradient, inputs, gradient, problem)
         if problem.groups > 1:
             return _each_group_alone(_kernel_gradient, inputs, gradient, problem)
@@ -257,20 +257,28 @@ def _kernel_gradient_by_parts(inputs, gradient, problem: Problem):
     return lax.fori_loop(0, count, add, jnp.zeros(problem.kernel_shape, inputs.dtype))
 
 
-def _falls_into_pairs(problem: Problem, gradient) -> bool:
-    """Whether there is an even number of outputs, of one group, and the kernel has no gaps."""
-    return problem.groups == problem.geometry.dilation[-1] == 1 and gradient.shape[-2] % 2 == 0
+def _kernel_gradient_by_shifts(inputs, gradient, problem: Problem):
+    """One product of matrices: the inputs, shifted along columns, with the outputs' gradient, shifted along rows.
 
+    For images, and kernels without steps or gaps. Each shift lies beside the others as features do, so that the product
+    has a place for each pair of shifts and each pair of features: it is the kernel's gradient, and nothing is in vain.
+    """
+    (height, width), (low_row, low_column) = problem.window, (low for low, _ in problem.geometry.padding)
+    rows, across = problem.sizes[0], gradient.shape[2]
 
-def _kernel_gradient_by_pairs(inputs, gradient, problem: Problem):
-    """That of the kernel that is laid for two outputs at once, added up where the two lie on the same position."""
-    *others, window = problem.window
-    stride, out = problem.geometry.stride[-1], problem.out
-    paired = gradient.reshape(*gradient.shape[:-2], gradient.shape[-2] // 2, 2 * out)
-    geometry = problem.geometry._replace(stride=(*problem.geometry.stride[:-1], 2 * stride))
-    laid = problem._replace(window=(*others, window + stride), out=2 * out, geometry=geometry)
-    first, second = jnp.split(_kernel_gradient_by_parts(inputs, paired, laid), 2, axis=-1)
-    return first[..., :window, :, :] + second[..., stride:, :, :]
+    def shifted(array, axis: int, low: int, size: int):
+        pads = [(0, 0, 0)] * array.ndim
+        pads[axis] = (low, size - array.shape[axis] - low, 0)
+        return lax.pad(array, array.dtype.type(0), pads)
+
+    of_columns = [shifted(inputs, 2, low_column - i, across) for i in range(width)]
+    of_rows = [shifted(gradient, 1, i - low_row, rows) for i in range(height)]
+    first, second = (jnp.concatenate(each, axis=-1) for each in (of_columns, of_rows))
+    accumulated = jnp.promote_types(inputs.dtype, jnp.float32)
+    summed = (0, 1, 2), (0, 1, 2)
+    product = lax.dot_general(first, second, (summed, ((), ())), preferred_element_type=accumulated)
+    product = product.reshape(width, problem.features, height, problem.out).transpose(2, 0, 1, 3)
+    return product.astype(inputs.dtype)
 
 
 def _each_group_alone(function, first, second, problem: Problem):

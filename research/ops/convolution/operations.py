@@ -71,19 +71,25 @@ class Problem(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def correlate(inputs, kernel, problem: Problem):
     """(batch, *sizes, in), (*window, in / groups, out) -> (batch, *positions, out)."""
-    return _each_model_alone(_correlate, problem)(inputs, kernel)
+    return _computed(_correlate, problem, inputs, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def inputs_gradient(gradient, kernel, problem: Problem):
     """(batch, *positions, out), (*window, in / groups, out) -> (batch, *sizes, in)."""
-    return _each_model_alone(_inputs_gradient, problem)(gradient, kernel)
+    return _computed(_inputs_gradient, problem, gradient, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def kernel_gradient(inputs, gradient, problem: Problem):
     """(batch, *sizes, in), (batch, *positions, out) -> (*window, in / groups, out)."""
-    return _each_model_alone(_kernel_gradient, problem)(inputs, gradient)
+    return _computed(_kernel_gradient, problem, inputs, gradient)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _computed(function, problem: Problem, first, second):
+    """One of the three; layers that are alike are traced once."""
+    return _each_model_alone(function, problem)(first, second)
 
 
 def _keeping_operands(function):

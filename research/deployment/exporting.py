@@ -10,10 +10,11 @@
     manifest.json        the SHA-256 of each of the files, which whatever reads the folder checks
 
 The folder is written beside its place and each program tried there: in a new process, from which this package is kept
-away, on every example of the test split. Unless it gives the probabilities of the network that was exported, to 1e-5,
-nothing is left behind.
+away, on every example of the test split. Unless it gives the probabilities that evaluation comes to, to 1e-5, nothing
+is left behind. Of a compressed network, which evaluation does not know, they are its own.
 """
 
+import dataclasses
 import inspect
 import os
 import re
@@ -21,14 +22,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from research.data import inputs
+from research.data import base, inputs
 from research.data.base import Description, Split, Streamed
 from research.deployment import formats, standalone
 from research.deployment.card import write_card
@@ -37,8 +38,10 @@ from research.errors import UserError, did_you_mean
 from research.jsonl import encode, new_folder, write_json
 from research.parameters import counts
 from research.pretrained.files import write_file
-from research.training import folder
-from research.training.reading import load_for, read_experiment
+from research.training import evaluation, folder
+from research.training.experiment import Experiment
+from research.training.plan import Plan, boundary, replicate
+from research.training.reading import load_best, load_for, read_experiment
 
 FORMATS = {"stablehlo": formats.stablehlo, "onnx": formats.onnx}
 TOLERANCE = 1e-5
@@ -62,10 +65,12 @@ def export(path: str, to: str | os.PathLike | None = None, asked: Sequence[str] 
     names = known(asked)
     program = read_program(path)
     run = folder.open_run(program.about["path"])
-    loaded, _ = load_for(run, read_experiment(run))
+    experiment = dataclasses.replace(read_experiment(run), devices=1)
+    loaded, plan = load_for(run, experiment)
     to = Path(to) if to is not None else Path("exports", run.name)
     with new_folder(to) as new:
-        told = _write(program, run, loaded.splits["test"], new, names, is_asked=asked is not None)
+        evaluate = _of_program(program) if "compressed" in program.about else _of_evaluation(run, experiment, plan)
+        told = _write(program, run, loaded.splits["test"], new, names, evaluate, is_asked=asked is not None)
     return {"folder": str(run.path), "step": program.about.get("step"), "to": str(to), **told}
 
 
@@ -82,7 +87,14 @@ def known(asked: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _write(
-    program: Program, run: folder.RunFolder, test: Split | Streamed, new: Path, names: Sequence[str], *, is_asked: bool
+    program: Program,
+    run: folder.RunFolder,
+    test: Split | Streamed,
+    new: Path,
+    names: Sequence[str],
+    evaluate: Callable[[np.ndarray], np.ndarray],
+    *,
+    is_asked: bool,
 ) -> dict[str, Any]:
     dtype = jax.dtypes.canonicalize_dtype(test.dtype)
     left_out = _write_programs(program, dtype, new, names, is_asked)
@@ -101,7 +113,7 @@ def _write(
     }
     _write_manifest(new, about)
     written = [name for name in names if name not in left_out]
-    tried, accuracy = try_out(program, new, written, test)
+    tried, accuracy = try_out(program.data, new, written, test, evaluate)
     about["tried"] = {"examples": len(test), "tolerance": TOLERANCE, "largest difference": tried, "accuracy": accuracy}
     parameters = counts.total(program.arrays).parameters
     told = {"formats": written, "left_out": left_out, "parameters": parameters, **about["tried"]}
@@ -175,21 +187,43 @@ def standalone_source() -> str:
 # Trying
 
 
+def _of_program(program: Program) -> Callable[[np.ndarray], np.ndarray]:
+    """Probabilities of raw inputs by the network that is exported."""
+    call, arrays = jax.jit(program.function), jax.device_put(program.arrays)
+    return lambda raw: np.asarray(call(arrays, raw))
+
+
+def _of_evaluation(run: folder.RunFolder, experiment: Experiment, plan: Plan) -> Callable[[np.ndarray], np.ndarray]:
+    """The same by the best checkpoint of a run, on the way that `--mode evaluate` takes."""
+    (state, frozen), leaves = load_best(run, experiment, plan), replicate(plan, boundary(experiment))
+    normalisation = evaluation.as_float32(base.from_description(run.read_json("data.json")).normalisation)
+
+    def call(raw: np.ndarray) -> np.ndarray:
+        inputs = replicate(plan, raw)
+        return np.asarray(evaluation.probabilities(plan, leaves, frozen, *state.used(), inputs, normalisation))
+
+    return call
+
+
 def try_out(
-    program: Program, new: Path, names: Sequence[str], test: Split | Streamed
+    data: Description,
+    new: Path,
+    names: Sequence[str],
+    test: Split | Streamed,
+    evaluate: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[dict[str, float], float | None]:
     """The largest difference of a probability by format, and the accuracy, if there are labels, as exported.
 
+    evaluate: raw inputs (batch, *shape) to the probabilities that are wanted.
     Raises UserError if a difference is more than TOLERANCE, or a program cannot be run.
     """
     with tempfile.TemporaryDirectory(prefix="fathom-") as scratch:
         raw, wanted = Path(scratch, "raw.npy"), Path(scratch, "wanted.npy")
         _write_raw(test, raw)
-        call, arrays = jax.jit(program.function), jax.device_put(program.arrays)
-        standalone.in_batches(lambda batch: np.asarray(call(arrays, batch)), np.load(raw, mmap_mode="r"), wanted)
+        standalone.in_batches(evaluate, np.load(raw, mmap_mode="r"), wanted)
         expected = np.load(wanted, mmap_mode="r")
         differences = {name: _difference(new, name, raw, expected, Path(scratch)) for name in names}
-        return differences, _accuracy(program.data, expected, test.labels)
+        return differences, _accuracy(data, expected, test.labels)
 
 
 def _write_raw(test: Split | Streamed, into: Path) -> None:

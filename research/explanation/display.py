@@ -48,7 +48,7 @@ def _removal(told: Mapping[str, Any]) -> Table:
     shown_table = table("without", ">right", ">points", "how")
     shown_table.add_row("nothing", percent(whole["accuracy"]), "", "")
     for row in (row for row in rows if row in shown):
-        how = "skipped" if row["how"] == "identity" else "gives its mean"
+        how = "skipped" if row["how"] == "identity" else "cuts all off" if row.get("cuts") else "gives its mean"
         shown_table.add_row(
             row["layer"], percent(row["accuracy"]), f"{100 * row['difference']:+.1f}", Text(how, style="dim")
         )

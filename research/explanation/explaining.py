@@ -186,6 +186,7 @@ def explain(trained: Trained, loaded: Loaded, chosen: Chosen) -> tuple[dict[str,
         "features_of": {"layer": nearest.layer, "looked_through": nearest.looked_through},
         "sanity": checked,
         "doubtful": sanity.doubtful(checked),
+        "late": sanity.late(checked),
         "outlines": sanity.outlines(checked),
         "left_out": left_out,
     }

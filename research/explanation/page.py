@@ -91,7 +91,12 @@ def verdict(told: Mapping[str, Any]) -> tuple[str, str]:
         names = _listed(told["doubtful"])
         change = f"Maps by {names} hardly change when all weights are shuffled: they show the input, not the reasons."
     else:
-        change = "With shuffled weights the signs of every map change, as they must."
+        change = "With all weights shuffled every map is another, as it must be."
+    if told.get("late"):
+        change += (
+            f" Those by {_listed(told['late'])} are not before the first layers are shuffled as well: they show what "
+            "these look at, and not what the answer rests on."
+        )
     if told["outlines"]:
         change += (
             f" Where maps by {_listed(told['outlines'])} are strong is much the same with shuffled "
@@ -166,9 +171,9 @@ def _caption_of_removal(told: Mapping[str, Any]) -> str:
     hows = {row["how"] for row in told["removal"]}
     said = []
     if "identity" in hows:
-        said.append("A residual block that is removed hands on what came to it.")
+        said.append("What gives as many numbers as it takes, such as a residual block, is skipped.")
     if "mean" in hows:
-        said.append("A layer that is removed gives the mean of its outputs over training examples.")
+        said.append("Any other layer gives always the mean of its outputs over training examples.")
     return " ".join([*said, "Nothing was trained again; intervals are of the paired difference."])
 
 
@@ -193,7 +198,7 @@ def _removal(told: Mapping[str, Any]) -> str:
         points = f"{100 * row['difference']:+.1f}".replace("-", "−") if has else ""
         cells = [
             page.cell(row["layer"] or "whole network"),
-            page.cell(how[row["how"]]),
+            page.cell(how[row["how"]] + (", and nothing else comes past it" if row.get("cuts") else "")),
             page.cell(percent(row["accuracy"]), row["accuracy"]),
             page.cell(points, row.get("difference")),
             page.cell(between),

@@ -2,15 +2,17 @@
 
     for row in without_each(trained, train, test, examples): row["layer"], row["how"], row["accuracy"]
 
-A residual block is removed by handing on what came to it: what is left is a network that is one block shallower (Veit,
-Wilber and Belongie, "Residual networks behave like ensembles of relatively shallow networks", 2016). Any other layer
-has to give something, and gives always the same: the mean of its outputs over training examples, feature by feature
-(mean-ablation). That takes away what it tells of the example, though not its place in the network. Nothing is trained
-again.
+A residual block is removed by handing on what came to it, and so is a layer that gives as many numbers as it takes:
+what is left is a network that is one block shallower (Veit, Wilber and Belongie, "Residual networks behave like
+ensembles of relatively shallow networks", 2016). Any other layer has to give something, and gives always the same: the
+mean of its outputs over training examples, feature by feature (mean-ablation). That takes away what it tells of the
+example, though not its place in the network; where there is no way around it, nothing of the example is left, which is
+found out and told. Nothing is trained again.
 
 Whether a block is residual is found out: with all kernels in it silenced, what comes out still depends on what came in.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,6 +26,8 @@ from research.models.base import calls
 
 SAMPLE = 256
 """Training examples that means are of."""
+SEEN = 32
+"""Of these, examples on which it is seen whether anything of the input comes to the answer."""
 
 
 class Removable(NamedTuple):
@@ -47,10 +51,10 @@ def removables(trained: Trained) -> tuple[Removable, ...]:
         if not holds_one and is_residual(trained, block):
             residual.append(block)
     found: dict[str, Removable] = {}
-    for layer in (call.path for call in trunk_of(trained)):
-        block = next((block for block in residual if layer.startswith(f"{block}/")), None)
-        name = block or layer
-        found.setdefault(name, Removable(name, "identity" if block else "mean"))
+    for call in trunk_of(trained):
+        block = next((block for block in residual if call.path.startswith(f"{block}/")), None)
+        name = block or call.path
+        found.setdefault(name, Removable(name, "identity" if block or call.inputs == call.outputs else "mean"))
     return tuple(found.values())
 
 
@@ -86,7 +90,8 @@ def means_of(trained: Trained, layers: tuple[str, ...], raw: np.ndarray, labels:
 def without_each(trained: Trained, train: Any, held_out: Any, examples: np.ndarray) -> list[dict[str, Any]]:
     """The accuracy on some examples of a split without each layer: [{"layer", "how", "accuracy", "difference", ...}].
 
-    The first row is of the whole network. Differences are from it, paired, with their 95 % intervals.
+    The first row is of the whole network; differences are from it, paired, with their 95 % intervals. "cuts": whether
+    without the layer nothing of the input comes to the answer, as in a chain of layers, which says nothing of it.
     """
     found = removables(trained)
     few = np.arange(min(SAMPLE, len(train)))
@@ -112,7 +117,9 @@ def without_each(trained: Trained, train: Any, held_out: Any, examples: np.ndarr
 
         return in_batches(of, held_out, examples).astype(np.float64)
 
+    seen = seen_of(trained, train.read(few[:SEEN]), np.asarray(train.labels[few[:SEEN]]))
     outcomes = [right(np.zeros(len(found), bool)), *(right(row) for row in np.eye(len(found), dtype=bool))]
+    is_cut = [_is_cut(lambda row=row: logits(trained.parameters, seen, row)) for row in np.eye(len(found), dtype=bool)]
     drawn = resample([each[None] for each in outcomes])
     rows = [{"layer": "", "how": "whole", "accuracy": float(outcomes[0].mean())}]
     for i, each in enumerate(found, start=1):
@@ -126,20 +133,32 @@ def without_each(trained: Trained, train: Any, held_out: Any, examples: np.ndarr
                 "low": low,
                 "high": high,
                 "p": p,
+                "cuts": is_cut[i - 1],
             }
         )
     return rows
 
 
+def _is_cut(logits: Callable[[], jax.Array]) -> bool:
+    """Whether the logits of some examples are all alike."""
+    told = np.asarray(logits(), np.float64)
+    return bool(np.ptp(told, axis=0).max() <= 1e-5 * (1 + np.abs(told).max()))
+
+
 def sentence(rows: list[dict[str, Any]]) -> str:
-    """How much of the depth is used."""
-    others = rows[1:]
-    if not others:
+    """How much of the depth is used, by the layers that are not all that leads from the input to the answer."""
+    if not rows[1:]:
         return "There is no layer to be removed but the last."
+    others = [row for row in rows[1:] if not row.get("cuts")]
+    if not others:
+        return (
+            "Every layer is all that leads from the input to the answer: with one of them giving always the same, "
+            "nothing is left to tell examples by, so removal says nothing of how much of the depth is used."
+        )
     spared = [row["layer"] for row in others if row["high"] >= 0 and row["difference"] > -0.02]
     worst = min(others, key=lambda row: row["difference"])
     kinds = {row["how"] for row in others}
-    what = "residual blocks" if kinds == {"identity"} else "layers" if kinds == {"mean"} else "blocks and layers"
+    what = "layers" if kinds == {"mean"} else "blocks and layers"
     told = f"Without {worst['layer']} it loses most, {-100 * worst['difference']:.1f} points"
     if not spared:
         return f"{told}; none of {len(others)} {what} can be spared."

@@ -84,6 +84,12 @@ def doubtful(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return [name for name, rows in found.items() if (rows[-1]["correlation"] or 0) > UNCHANGED]
 
 
+def late(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The other methods whose maps are much the same until the weights of the first layers are shuffled as well."""
+    same = [name for name, rows in found.items() if len(rows) > 2 and (rows[-2]["correlation"] or 0) > UNCHANGED]
+    return [name for name in same if name not in doubtful(found)]
+
+
 def outlines(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """The other methods whose maps are strong at much the same places with all weights shuffled."""
     strong = [name for name, rows in found.items() if (rows[-1]["correlation_without_signs"] or 0) > UNCHANGED]

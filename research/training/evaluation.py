@@ -162,14 +162,17 @@ def batch_size(plan: Plan, experiment: Experiment, examples: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=0)
 def probabilities(plan: Plan, experiment: Experiment, frozen, trainable, model_state, inputs, normalisation):
-    """Class probabilities (batch, classes) of inputs as stored; those of each task add up to 1."""
+    """Class probabilities (batch, classes) of inputs as stored; those of each task add up to 1.
+
+    Of a language model, (batch, positions, tokens).
+    """
 
     def of(classes: slice) -> jax.Array:
         """As if the inputs were of the task that these classes are of."""
         labels = jnp.full(len(inputs), classes.start)
         seen = normalise(of_examples(normalisation, plan.spec, labels), inputs)
         logits, _ = outputs(plan, experiment, frozen, trainable, model_state, seen, train=False)
-        return jax.nn.softmax(logits[:, classes])
+        return jax.nn.softmax(logits[..., classes])
 
     blocks = plan.spec.blocks().values() or [slice(0, plan.spec.classes)]
     return jnp.concatenate([of(classes) for classes in blocks], axis=-1)

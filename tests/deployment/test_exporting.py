@@ -246,6 +246,20 @@ def test_a_program_that_gives_something_else_is_not_left_behind(run, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_exported_is_held_against_evaluation_and_not_against_itself(run, tmp_path, monkeypatch):
+    """Faithfully written, and yet not what was evaluated: read with another normalisation."""
+    read = exporting.read_program
+
+    def misread(path):
+        program = read(path)
+        return program._replace(function=lambda arrays, raw: program.function(arrays, raw * 1.01))
+
+    monkeypatch.setattr(exporting, "read_program", misread)
+    (line,) = problems(lambda: exporting.export(run, tmp_path / "e", ["stablehlo"]))
+    assert "a probability of the test split is off by" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_there_and_a_format_that_is_not_are_refused(run, exported, tmp_path):
     (line,) = problems(lambda: exporting.export(run, exported[0], ["stablehlo"]))
     assert "exists already" in line

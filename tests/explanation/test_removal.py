@@ -11,7 +11,7 @@ from research.deployment.trained import Trained
 from research.explanation.looking import apply, layers_of
 from research.explanation.neighbours import nearest, nearest_training
 from research.explanation.removal import removables, sentence, without_each
-from research.explanation.sanity import check, correlation, doubtful, outlines, stages
+from research.explanation.sanity import check, correlation, doubtful, late, outlines, stages
 from research.models import BERT, MLP, ConvNet, SmallResNet, ViT
 from research.models.base import network
 from research.parameters import paths
@@ -37,20 +37,28 @@ def split(count=20, seed=0):
 @pytest.mark.parametrize(
     "model, spec, expected",
     [
-        (ConvNet(features=(4,), convolutions=2), PICTURES, {"mean"}),
+        (ConvNet(features=(4, 6)), PICTURES, {"mean"}),
         (ViT(depth=2, width=8, heads=2, patch=2), PICTURES, {"mean", "identity"}),
-        (BERT(depth=2, width=8, heads=2, context=6), TOKENS, {"identity", "mean"}),
+        (BERT(depth=2, width=8, heads=2, context=6), TOKENS, {"identity"}),
         (SmallResNet(depth=8), PICTURES, {"mean", "identity"}),
     ],
 )
 def test_blocks_that_hand_on_their_input_are_residual(model, spec, expected):
     found = removables(untrained(model, spec))
     assert {each.how for each in found} == expected
-    blocks = [each.layer for each in found if each.how == "identity"]
-    assert all("block" in layer for layer in blocks)
+    blocks = [each.layer for each in found if "block" in each.layer]
+    assert all(each.how == "identity" for each in found if each.layer in blocks)
     if isinstance(model, ViT | BERT):
         assert blocks == ["block_00", "block_01"]
     assert "head" not in {each.layer for each in found}
+
+
+def test_a_layer_that_gives_as_much_as_it_takes_is_skipped():
+    found = removables(untrained(ConvNet(features=(4,), convolutions=2)))
+    assert [tuple(each) for each in found] == [
+        ("stage_0/convolution_0", "mean"),
+        ("stage_0/convolution_1", "identity"),
+    ]
 
 
 def test_the_heads_of_tasks_are_not_removed():
@@ -77,6 +85,16 @@ def test_a_layer_that_gives_its_mean_tells_nothing_of_the_example():
     (row,) = (row for row in rows if row["layer"] == layers_of(trained)[0].path)
     shares = np.bincount(split().labels, minlength=3) / 20
     assert row["how"] == "mean" and any(np.isclose(row["accuracy"], shares))  # one answer for all
+    assert row["cuts"]
+
+
+def test_what_has_a_way_around_it_cuts_nothing_off():
+    rows = without_each(untrained(ViT(depth=2, width=8, heads=2, patch=2)), split(seed=1), split(), np.arange(20))
+    assert [(row["layer"], row["cuts"]) for row in rows[1:]] == [
+        ("embedding", True),
+        ("block_00", False),
+        ("block_01", False),
+    ]
 
 
 def test_what_is_said_names_what_can_be_spared():
@@ -85,6 +103,9 @@ def test_what_is_said_names_what_can_be_spared():
     spared = {"layer": "block_1", "how": "identity", "difference": -0.001, "low": -0.01, "high": 0.01}
     assert "1 can be spared one at a time: block_1" in sentence([whole, lost, spared])
     assert "stem" in sentence([whole, lost]) and "none of 1" in sentence([whole, lost])
+    cut = {**lost, "cuts": True}
+    assert "stem" not in sentence([whole, cut, spared]) and "of 1 blocks and layers" in sentence([whole, cut, spared])
+    assert "says nothing of how much of the depth is used" in sentence([whole, cut])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -115,6 +136,9 @@ def test_what_depends_on_the_weights_changes_and_what_does_not_is_doubted():
 
     found = check(trained, {"edges": edges, "learned": learned, "outline": lambda p: inputs[..., 0] * learned(p)[:1]})
     assert doubtful(found) == ["edges"] and "learned" not in outlines(found)
+    assert late(found) == []
+    found["first"] = [{**row, "correlation": value} for row, value in zip(found["edges"], (1, 0.9, 0), strict=False)]
+    assert late(found) == ["first"]
     assert all(row["correlation"] == pytest.approx(1) for row in found["edges"])
 
 

@@ -1,5 +1,6 @@
 """From data to what others use: what is exported is the smallest network that was good enough."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -85,6 +86,27 @@ def test_nothing_is_exported_that_is_not_good_enough(told, asked):
     assert "smaller is not good enough" in json.dumps(module.page(failed["folder"]))
 
 
+def test_an_export_whose_gate_does_not_hold_is_not_left_where_deployed_ones_are(tmp_path):
+    """Nor stays there one that was good enough for a gate before; and it is not written a second time."""
+
+    def asked(gate):
+        pipeline = whole_way()
+        *before, deployed = pipeline.stages
+        stages = (*before, dataclasses.replace(deployed, gate=gate))
+        return module.run(dataclasses.replace(pipeline, stages=stages), workdir=str(tmp_path))
+
+    deployed, name = tmp_path / "whole" / "deployed", Path(last(asked("accuracy >= 0 on test"), 2)["folder"]).name
+    assert [path.name for path in deployed.iterdir()] == [name]
+    failed = asked("accuracy > 1 on test")
+    assert failed["reason"] == "not good enough"
+    assert not list(deployed.iterdir())
+    assert Path(last(failed, 2)["folder"]).name == name
+    assert standalone.checked(last(failed, 2)["folder"])
+    held = asked("accuracy >= 0 on test")
+    assert held["reason"] == "finished" and last(held, 2)["was_done"]
+    assert [path.name for path in deployed.iterdir()] == [name]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -104,6 +126,10 @@ def test_what_no_pipeline_can_be_is_refused(make, message):
     [
         (Compress(of="t", methods=(Int8(),), gate="byte <= 1"), "a: no figure 'byte'; did you mean 'bytes'"),
         (Export(of="t", gate="loss <= 1"), "a: no figure 'loss'; there is accuracy, bytes, largest_difference"),
+        (Export(of="t", gate="accuracy >= 0.5"), "the accuracy is told on the test split; say accuracy on test"),
+        (Export(of="t", gate="accuracy >= 0.5 on train"), "the accuracy is told on the test split"),
+        (Export(of="t", gate="bytes <= 5 on test"), "bytes is of the network, on no split"),
+        (Compress(of="t", methods=(Int8(),), gate="accuracy > 0.5 on test"), "told on the validation split"),
         (Train(SMALL, gate="robustness/rotation_16/accuracy > 0.5"), "did you mean 'robustness/rotation_15/accuracy'"),
     ],
 )

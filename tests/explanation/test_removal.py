@@ -46,8 +46,8 @@ def split(count=20, seed=0):
 def test_blocks_that_hand_on_their_input_are_residual(model, spec, expected):
     found = removables(untrained(model, spec))
     assert {each.how for each in found} == expected
-    blocks = [each.layer for each in found if "block" in each.layer]
-    assert all(each.how == "identity" for each in found if each.layer in blocks)
+    blocks = [each.layer for each in found if each.how == "identity" and "block" in each.layer]
+    assert bool(blocks) == ("identity" in expected)
     if isinstance(model, ViT | BERT):
         assert blocks == ["block_00", "block_01"]
     assert "head" not in {each.layer for each in found}

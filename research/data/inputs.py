@@ -2,10 +2,11 @@
 
     expected = {"kind": "image", "shape": [8, 8, 1], "background": "dark", "maximum": 16.0, ...}
     arrays, notes = read("seven.png", expected)                  # (1, 8, 8, 1)
+    examples("two.npy", expected)                                # of two.npy[0] and two.npy[1], each (1, 8, 8, 1)
 
 Pictures are scaled as a whole to fit, and the rest is filled with the colour of their border. Texts and sounds are cut
 into windows of the length that the network knows, a shorter one is filled up. A `.npy` file holds raw inputs as they
-are. This file needs NumPy and Pillow alone: it goes with an exported network as a part of its predict.py.
+are, each of which is judged by itself. This file needs NumPy and Pillow alone: it goes with an exported network as a part of its predict.py.
 """
 
 import os
@@ -13,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,17 @@ FAILURES = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error
 
 class Unreadable(ValueError):
     """Why a file is no input of a network, in a line that begins with the file's path."""
+
+
+class Example(NamedTuple):
+    """What one prediction is made of."""
+
+    name: str
+    """The file; FILE.npy[0], FILE.npy[1] and so on where an array holds several."""
+    raw: np.ndarray
+    """(windows, *shape), over which probabilities are averaged"""
+    notes: tuple[str, ...]
+    """What was done to it, in words."""
 
 
 def suffixes(expected: Mapping[str, Any]) -> tuple[str, ...]:
@@ -52,7 +64,7 @@ def find(path: str | Path, expected: Mapping[str, Any]) -> list[Path]:
 
 
 def read(path: str | Path, expected: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A file as raw inputs (windows, *shape), and what was done to it, in words. Raises Unreadable.
+    """A file as raw inputs, (windows or examples, *shape), and what was done to it, in words. Raises Unreadable.
 
     expected: what the network was trained on: kind, shape, background and maximum of pictures, scale of amounts.
     """
@@ -72,12 +84,20 @@ def read(path: str | Path, expected: Mapping[str, Any]) -> tuple[np.ndarray, tup
     raise Unreadable(f"{path}: the network was trained on {what}; give those as .npy files")
 
 
+def examples(path: str | Path, expected: Mapping[str, Any]) -> list[Example]:
+    """A file's examples: several of an array that holds so many, else one, with the windows of it. Raises Unreadable."""
+    raw, notes = read(path, expected)
+    if Path(path).suffix.lower() not in ARRAYS or len(raw) == 1:
+        return [Example(str(path), raw, notes)]
+    return [Example(f"{path}[{index}]", one[None], notes) for index, one in enumerate(raw)]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Arrays, texts, sounds
 
 
 def array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The raw inputs (windows, *shape) in a .npy file that holds one or several."""
+    """The raw inputs (examples, *shape) in a .npy file that holds one or several."""
     try:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

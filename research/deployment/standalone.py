@@ -19,13 +19,13 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from research.data.inputs import Unreadable, find, read
+from research.data.inputs import Example, Unreadable, examples, find
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 PROGRAMS = {"stablehlo": "program.stablehlo", "onnx": "model.onnx"}
@@ -134,7 +134,7 @@ def in_batches(predict: Callable[[np.ndarray], np.ndarray], raw: np.ndarray, int
 def main() -> int:
     """Runs the command line, and returns its exit status: 1 if a file could not be read, 2 if nothing could be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", help="pictures, texts or sounds, .npy, or folders")
+    parser.add_argument("files", nargs="*", help="pictures, texts, sounds, .npy of one or several examples, or folders")
     parser.add_argument("--with", dest="runtime", choices=PROGRAMS, default="stablehlo", help="what runs the network")
     parser.add_argument("--inputs", help="a .npy file of raw inputs (examples, *shape)")
     parser.add_argument("--outputs", help="the .npy file that the probabilities of --inputs are written to")
@@ -156,18 +156,31 @@ def main() -> int:
     status = 0
     for file in (file for path in told.files for file in find(path, expected)):
         try:
-            raw, notes = read(file, expected)
+            found = examples(file, expected)
         except Unreadable as error:
             print(f"error: {error}", file=sys.stderr)
             status = 1
             continue
-        likely = predict(raw).mean(0)
-        if likely.ndim == 2:  # a language model: what comes after the last token
-            likely = likely[-1]
-        best = np.argsort(-likely, kind="stable")[: told.top]
-        found = "  ".join(f"{names[index]} {100 * likely[index]:.2f} %" for index in best)
-        print(f"{file}  {found}" + (f"  ({'; '.join(notes)})" if notes else ""))
+        for example, likely in zip(found, judged(predict, found), strict=True):
+            print(in_words(example, likely, names, told.top))
     return status
+
+
+def judged(predict: Callable[[np.ndarray], np.ndarray], found: Sequence[Example]) -> list[np.ndarray]:
+    """The probabilities (classes,) of each example: the mean over its windows."""
+    raw = np.concatenate([example.raw for example in found])
+    likely = np.concatenate([predict(raw[start : start + BATCH]) for start in range(0, len(raw), BATCH)])
+    if likely.ndim == 3:  # a language model: what comes after the last token
+        likely = likely[:, -1]
+    ends = np.cumsum([len(example.raw) for example in found])
+    return [mine.mean(0) for mine in np.split(likely, ends[:-1])]
+
+
+def in_words(example: Example, likely: np.ndarray, names: Sequence[str], most: int) -> str:
+    """A line with the likeliest classes of an example, and what was done to it."""
+    best = np.argsort(-likely, kind="stable")[:most]
+    found = "  ".join(f"{names[index]} {100 * likely[index]:.2f} %" for index in best)
+    return f"{example.name}  {found}" + (f"  ({'; '.join(example.notes)})" if example.notes else "")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,19 @@ def test_arrays_are_raw_inputs_one_or_several(tmp_path, count):
     np.testing.assert_array_equal(raw, array.reshape(-1, 3))
 
 
+def test_the_examples_of_an_array_are_apart_and_the_windows_of_a_text_are_not(tmp_path):
+    array = np.random.default_rng(0).normal(size=(3, 3))
+    np.save(tmp_path / "a.npy", array)
+    found = inputs.examples(tmp_path / "a.npy", TABLE)
+    assert [example.name for example in found] == [str(tmp_path / f"a.npy[{index}]") for index in range(3)]
+    np.testing.assert_array_equal([example.raw for example in found], array[:, None])
+    np.save(tmp_path / "a.npy", array[:1])
+    assert [example.name for example in inputs.examples(tmp_path / "a.npy", TABLE)] == [str(tmp_path / "a.npy")]
+    (tmp_path / "a.txt").write_text("0123456789abcdef")
+    (found,) = inputs.examples(tmp_path / "a.txt", TEXT)
+    assert (found.name, found.raw.shape) == (str(tmp_path / "a.txt"), (2, 8))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected", "message"),
     [

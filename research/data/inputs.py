@@ -6,7 +6,8 @@
 
 Pictures are scaled as a whole to fit, and the rest is filled with the colour of their border. Texts and sounds are cut
 into windows of the length that the network knows, a shorter one is filled up. A `.npy` file holds raw inputs as they
-are, each of which is judged by itself. This file needs NumPy and Pillow alone: it goes with an exported network as a part of its predict.py.
+are, each of which is judged by itself. This file needs NumPy and Pillow alone: it goes with an exported network as a
+part of its predict.py.
 """
 
 import os
@@ -24,6 +25,7 @@ SOUNDS = (".wav", ".wave")
 ARRAYS = (".npy",)
 WHITE, BLACK = 255, 0
 SPACE = ord(" ")
+UNKNOWN_SIZE = 2**32 - 1  # what a .wav file tells whose writer could not go back to its header
 FAILURES = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # of Pillow over damaged files
 
 
@@ -85,7 +87,7 @@ def read(path: str | Path, expected: Mapping[str, Any]) -> tuple[np.ndarray, tup
 
 
 def examples(path: str | Path, expected: Mapping[str, Any]) -> list[Example]:
-    """A file's examples: several of an array that holds so many, else one, with the windows of it. Raises Unreadable."""
+    """A file's examples: several of an array that holds so many, else one with all its windows. Raises Unreadable."""
     raw, notes = read(path, expected)
     if Path(path).suffix.lower() not in ARRAYS or len(raw) == 1:
         return [Example(str(path), raw, notes)]
@@ -125,27 +127,47 @@ def text(path: Path, length: int) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def sound(path: Path, shape: tuple[int, int], scale: float) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A .wav file as windows (windows, *shape), in units of 1 / scale of full scale; mono where that is needed."""
+    """A .wav file as windows (windows, *shape), in units of 1 / scale of full scale; mono where that is needed.
+
+    No dataset tells how many samples a second it has. So a sound is taken as it is, and the note tells its rate.
+    """
     samples, channels = shape
-    found, notes = _wave(path), ()
+    found, rate = _wave(path)
+    notes = (f"{rate:,} samples a second, taken as they are",)
     if found.shape[1] != channels:
         if channels != 1:
             raise Unreadable(f"{path}: has {found.shape[1]} channels, and {channels} are needed")
-        found, notes = found.mean(1, keepdims=True), (f"mean of {found.shape[1]} channels",)
+        notes += (f"mean of {found.shape[1]} channels",)
+        found = found.mean(1, keepdims=True)
     windows, cut = _windows((found / scale).astype(np.float32), samples, 0, "samples", "silence")
     return windows, (*notes, *cut)
 
 
-def _wave(path: Path) -> np.ndarray:
-    """The samples of a .wav file (samples, channels), full scale being 1."""
+def _wave(path: Path) -> tuple[np.ndarray, int]:
+    """The samples of a .wav file (samples, channels), full scale being 1, and how many there are a second."""
     import wave
 
     try:
         with wave.open(str(path)) as file:
-            width, channels, content = file.getsampwidth(), file.getnchannels(), file.readframes(file.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        raise Unreadable(f"{path}: no .wav file of whole numbers, or a damaged one ({error or 'cut off'})") from None
-    content = content[: len(content) // (width * channels) * width * channels]
+            width, channels, count, rate = (
+                file.getsampwidth(),
+                file.getnchannels(),
+                file.getnframes(),
+                file.getframerate(),
+            )
+            content = file.readframes(count)
+    except (OSError, EOFError, RuntimeError, wave.Error) as error:  # Python's reader raises a RuntimeError at the end
+        if isinstance(error, OSError):
+            reason = error.strerror
+        else:
+            reason = str(error) or ("it ends within its header" if path.stat().st_size else "it is empty")
+        raise Unreadable(f"{path}: no .wav file of whole numbers, or a damaged one ({reason})") from None
+    if width > 4:
+        raise Unreadable(f"{path}: has {8 * width} bits a sample, and 32 are the most that is read")
+    held = len(content) // (width * channels)
+    if held < count < UNKNOWN_SIZE // (width * channels):
+        raise Unreadable(f"{path}: truncated sound (its header tells of {count:,} samples, and {held:,} are there)")
+    content = content[: held * width * channels]
     if not content:
         raise Unreadable(f"{path}: no sound in it")
     if width == 1:
@@ -154,7 +176,7 @@ def _wave(path: Path) -> np.ndarray:
         octets = np.frombuffer(content, np.uint8).reshape(-1, width)
         octets = np.concatenate([np.zeros((len(octets), 4 - width), np.uint8), octets], axis=1)
         values = octets.reshape(-1).view("<i4") / 2.0 ** (8 * (4 - width))
-    return values.reshape(-1, channels) / 2.0 ** (8 * width - 1)
+    return values.reshape(-1, channels) / 2.0 ** (8 * width - 1), rate
 
 
 def _windows(values: np.ndarray, length: int, filling: int, what: str, with_what: str):

@@ -94,6 +94,18 @@ def examples(path: str | Path, expected: Mapping[str, Any]) -> list[Example]:
     return [Example(f"{path}[{index}]", one[None], notes) for index, one in enumerate(raw)]
 
 
+def prompts(path: str | Path, expected: Mapping[str, Any]) -> list[Example]:
+    """A file's examples for a language model, which tells what follows: of a text its end (1, bytes), not filled up.
+
+    Arrays hold examples of the whole length. Raises Unreadable.
+    """
+    if expected["kind"] != "bytes" or not Path(path).is_file() or Path(path).suffix.lower() in ARRAYS:
+        return examples(path, expected)
+    content, length = _bytes(Path(path)), expected["shape"][0]
+    notes = (f"what follows the last {length:,} of {len(content):,} bytes",) if len(content) > length else ()
+    return [Example(str(path), content[None, -length:], notes)]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Arrays, texts, sounds
 
@@ -113,6 +125,11 @@ def array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def text(path: Path, length: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """The bytes of a text as windows (windows, length), uint8; the rest of a text that has a whole one is left."""
+    return _windows(_bytes(path), length, SPACE, "bytes", "spaces")
+
+
+def _bytes(path: Path) -> np.ndarray:
+    """The bytes (n,) uint8 of a text in UTF-8."""
     try:
         content = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
@@ -123,7 +140,7 @@ def text(path: Path, length: int) -> tuple[np.ndarray, tuple[str, ...]]:
         raise Unreadable(f"{path}: no text in UTF-8") from None
     if not len(content):
         raise Unreadable(f"{path}: is empty")
-    return _windows(content, length, SPACE, "bytes", "spaces")
+    return content
 
 
 def sound(path: Path, shape: tuple[int, int], scale: float) -> tuple[np.ndarray, tuple[str, ...]]:

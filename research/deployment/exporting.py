@@ -38,6 +38,7 @@ from research.jsonl import encode, new_folder, write_json
 from research.parameters import counts
 from research.pretrained.files import write_file
 from research.training import folder
+from research.training.objective import NextToken, Objective
 from research.training.reading import load_for, read_experiment
 
 FORMATS = {"stablehlo": formats.stablehlo, "onnx": formats.onnx}
@@ -62,10 +63,12 @@ def export(path: str, to: str | os.PathLike | None = None, asked: Sequence[str] 
     names = known(asked)
     program = read_program(path)
     run = folder.open_run(program.about["path"])
-    loaded, _ = load_for(run, read_experiment(run))
+    experiment = read_experiment(run)
+    loaded, _ = load_for(run, experiment)
     to = Path(to) if to is not None else Path("exports", run.name)
     with new_folder(to) as new:
-        told = _write(program, run, loaded.splits["test"], new, names, is_asked=asked is not None)
+        tells = what_it_tells(program.data, experiment.objective)
+        told = _write(program, run, loaded.splits["test"], tells, new, names, is_asked=asked is not None)
     return {"folder": str(run.path), "step": program.about.get("step"), "to": str(to), **told}
 
 
@@ -82,14 +85,21 @@ def known(asked: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _write(
-    program: Program, run: folder.RunFolder, test: Split | Streamed, new: Path, names: Sequence[str], *, is_asked: bool
+    program: Program,
+    run: folder.RunFolder,
+    test: Split | Streamed,
+    tells: str,
+    new: Path,
+    names: Sequence[str],
+    *,
+    is_asked: bool,
 ) -> dict[str, Any]:
     dtype = jax.dtypes.canonicalize_dtype(test.dtype)
     left_out = _write_programs(program, dtype, new, names, is_asked)
     write_file(new / standalone.WEIGHTS, jax.device_get(program.arrays))
     (new / standalone.WEIGHTS).chmod(0o644)  # it is for others
     write_json(new / "labels.json", labels(program.data))
-    write_json(new / "preprocessing.json", preprocessing(program.data, dtype))
+    write_json(new / "preprocessing.json", {**preprocessing(program.data, dtype), "tells": tells})
     (new / "predict.py").write_text(standalone_source())
     for name in ("config.json", "config.py"):
         if run.has(name):
@@ -136,6 +146,13 @@ def labels(data: Description) -> dict[str, Any]:
     """What the classes are called, in the order of the probabilities, and which of them belong to which task."""
     tasks = [{"name": name, "classes": classes} for name, classes in data.spec.tasks]
     return {"names": list(data.spec.names), "tasks": tasks}
+
+
+def what_it_tells(data: Description, objective: Objective) -> str:
+    """What probabilities are of: classes, or tokens, the next one or those that are hidden."""
+    if data.spec.tokens is None or data.spec.tokens != data.spec.classes:
+        return standalone.CLASSES
+    return standalone.NEXT if isinstance(objective, NextToken) else standalone.HIDDEN
 
 
 def preprocessing(data: Description, dtype: Any = None) -> dict[str, Any]:

@@ -220,11 +220,14 @@ def picture(
     the data's background, or its opposite where the drawing would vanish against it.
     """
     ground = BLACK if background == "dark" else WHITE
-    image = opaque(open_picture(path), ground, keep_visible=background is not None)
-    pixels, notes = as_features(image, shape[-1]), ()
+    opened = open_picture(path)
+    image = opaque(opened, ground, keep_visible=background is not None)
+    pixels, notes = as_features(image, shape[-1]), _of_channels(opened, image, shape[-1])
     if background is not None and _is_light(_border(pixels)) != (background == "light"):
         pixels = WHITE - pixels
-        notes = (f"inverted, since the run's data is drawn on a {background} background",)
+        notes += (f"inverted, since the run's data is drawn on a {background} background",)
+    if pixels.shape[:2] != tuple(shape[:2]):
+        notes += (f"resized from {pixels.shape[1]}x{pixels.shape[0]}",)
     pixels = fit_to(pixels, shape[:2])
     if maximum == WHITE:
         return pixels, notes
@@ -261,9 +264,13 @@ def open_picture(path: Path):
     try:
         with Image.open(path) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            image = ImageOps.exif_transpose(image)
     except (*FAILURES, Image.DecompressionBombError) as error:
         raise unreadable(path, error) from None
+    if image.mode.startswith(("I", "F")) and _white(np.asarray(image)) is None:
+        values = np.asarray(image)
+        raise Unreadable(f"{path}: holds values from {values.min():g} to {values.max():g}, and no brightness")
+    return image
 
 
 def unreadable(path: Path, error: Exception) -> Unreadable:
@@ -300,12 +307,43 @@ def as_features(image, features: int) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], features)
 
 
+def _of_channels(opened, image, features: int) -> tuple[str, ...]:
+    """What `as_features` does to the colours of a picture, and to numbers that may mean more than one thing, in words.
+
+    opened, image: as in the file, and without transparency.
+    """
+    is_grey = opened.mode in ("1", "L", "LA", "La") or opened.mode.startswith(("I", "F"))
+    notes = (f"values taken as 0 to {_white(np.asarray(opened))}",) if opened.mode == "F" else ()
+    if features == 3 and is_grey:
+        return (*notes, "RGB of grey")
+    if features == 1 and not is_grey and np.ptp(np.asarray(image.convert("RGB")), axis=-1).any():
+        return (
+            *notes,
+            "grey of RGB" if opened.mode in ("RGB", "RGBA", "RGBX") else f"grey of the colours of {opened.mode}",
+        )
+    return notes
+
+
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Pillow clips what has more than eight bits; here 65535, or 1.0 of floating-point pictures, becomes 255."""
-    white = 65535 if np.issubdtype(values.dtype, np.integer) else 1.0
-    if values.max(initial=0) <= 255 and white == 65535 and values.dtype != np.uint16:
-        white = 255
+    """Pillow clips what has more than eight bits; here what is white becomes 255."""
+    white = _white(values) or 1
     return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+
+
+def _white(values: np.ndarray) -> int | None:
+    """What stands for white in (height, width): 1 if they are floating-point, 255 or 65535; None if nothing can.
+
+    Of 16 bits it is 65535. Else the least that the values do not exceed; of floating-point ones, by up to a half of it,
+    for pictures that were made smaller, or sharper, go beyond.
+    """
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # in any order of bytes
+        return 65535
+    beyond = 1.5 if values.dtype.kind == "f" else 1
+    least, most = values.min(initial=0), values.max(initial=0)
+    for white in (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535):
+        if most <= white * beyond:
+            return white if least >= white * (1 - beyond) else None
+    return None
 
 
 def _border(pixels: np.ndarray) -> np.ndarray:

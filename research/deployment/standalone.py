@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from research.data.inputs import SPACE, Example, Unreadable, examples, find, prompts
+from research.data.inputs import SPACE, Example, Unreadable, examples, find, prompts, suffixes
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 PROGRAMS = {"stablehlo": "program.stablehlo", "onnx": "model.onnx"}
@@ -168,7 +168,11 @@ def main() -> int:
         return 2
     in_file = prompts if expected["tells"] == NEXT else examples
     status = 0
-    for file in (file for path in told.files for file in find(path, expected)):
+    files = [(path, find(path, expected)) for path in told.files]
+    for path in (path for path, inside in files if not inside):
+        print(f"error: {path}: holds no file such as {', '.join(suffixes(expected))}", file=sys.stderr)
+        status = 1
+    for file in (file for _, inside in files for file in inside):
         try:
             found = in_file(file, expected)
         except Unreadable as error:

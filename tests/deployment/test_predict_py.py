@@ -81,6 +81,13 @@ def test_a_network_of_hidden_tokens_tells_no_next_one(predict_py, tmp_path):
     assert np.load(tmp_path / "out.npy").shape == (3, 16, 256)
 
 
+def test_a_folder_without_inputs_is_told(predict_py, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    status, lines, errors = predict_py("pictures", tmp_path)
+    assert (status, lines, len(errors)) == (1, [], 1)
+    assert errors[0].startswith(f"error: {tmp_path}: holds no file such as .png, ")
+
+
 @pytest.mark.parametrize(
     ("content", "outputs", "message"),
     [

@@ -209,10 +209,21 @@ def take_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[str]]:
     return overrides, rest
 
 
+KINDS_OF_VALUES = {
+    "invalid literal for int()": "no whole number",
+    "could not convert string to float": "no number",
+    "('Non-boolean argument": "neither true nor false",
+}
+"""What is wrong with a flag's value, by how Python's or absl's own words for it begin."""
+
+
 def _in_our_words(message: str) -> str:
-    """absl's "flag --verbosity=x: ..." and "Missing value for flag --run", with the flag in front."""
+    """absl's "flag --verbosity=x: invalid literal ..." and "Missing value for flag --run", as people say it."""
     if match := re.fullmatch(r"Missing value for flag (--\w+)", message):
         return f"{match[1]}: needs a value"
+    for beginning, what in KINDS_OF_VALUES.items():
+        if match := re.fullmatch(rf"flag (--\w+)=(.*?): {re.escape(beginning)}.*", message, re.DOTALL):
+            return f"{match[1]}: '{match[2]}' is {what}"
     return message.removeprefix("flag ")
 
 

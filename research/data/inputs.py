@@ -2,10 +2,12 @@
 
     expected = {"kind": "image", "shape": [8, 8, 1], "background": "dark", "maximum": 16.0, ...}
     arrays, notes = read("seven.png", expected)                  # (1, 8, 8, 1)
+    examples("two.npy", expected)                                # of two.npy[0] and two.npy[1], each (1, 8, 8, 1)
 
 Pictures are scaled as a whole to fit, and the rest is filled with the colour of their border. Texts and sounds are cut
 into windows of the length that the network knows, a shorter one is filled up. A `.npy` file holds raw inputs as they
-are. This file needs NumPy and Pillow alone: it goes with an exported network as a part of its predict.py.
+are, each of which is judged by itself. This file needs NumPy and Pillow alone: it goes with an exported network as a
+part of its predict.py.
 """
 
 import os
@@ -13,7 +15,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,11 +25,23 @@ SOUNDS = (".wav", ".wave")
 ARRAYS = (".npy",)
 WHITE, BLACK = 255, 0
 SPACE = ord(" ")
+UNKNOWN_SIZE = 2**32 - 1  # what a .wav file tells whose writer could not go back to its header
 FAILURES = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # of Pillow over damaged files
 
 
 class Unreadable(ValueError):
     """Why a file is no input of a network, in a line that begins with the file's path."""
+
+
+class Example(NamedTuple):
+    """What one prediction is made of."""
+
+    name: str
+    """The file; FILE.npy[0], FILE.npy[1] and so on where an array holds several."""
+    raw: np.ndarray
+    """(windows, *shape), over which probabilities are averaged"""
+    notes: tuple[str, ...]
+    """What was done to it, in words."""
 
 
 def suffixes(expected: Mapping[str, Any]) -> tuple[str, ...]:
@@ -52,7 +66,7 @@ def find(path: str | Path, expected: Mapping[str, Any]) -> list[Path]:
 
 
 def read(path: str | Path, expected: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A file as raw inputs (windows, *shape), and what was done to it, in words. Raises Unreadable.
+    """A file as raw inputs, (windows or examples, *shape), and what was done to it, in words. Raises Unreadable.
 
     expected: what the network was trained on: kind, shape, background and maximum of pictures, scale of amounts.
     """
@@ -72,12 +86,32 @@ def read(path: str | Path, expected: Mapping[str, Any]) -> tuple[np.ndarray, tup
     raise Unreadable(f"{path}: the network was trained on {what}; give those as .npy files")
 
 
+def examples(path: str | Path, expected: Mapping[str, Any]) -> list[Example]:
+    """A file's examples: several of an array that holds so many, else one with all its windows. Raises Unreadable."""
+    raw, notes = read(path, expected)
+    if Path(path).suffix.lower() not in ARRAYS or len(raw) == 1:
+        return [Example(str(path), raw, notes)]
+    return [Example(f"{path}[{index}]", one[None], notes) for index, one in enumerate(raw)]
+
+
+def prompts(path: str | Path, expected: Mapping[str, Any]) -> list[Example]:
+    """A file's examples for a language model, which tells what follows: of a text its end (1, bytes), not filled up.
+
+    Arrays hold examples of the whole length. Raises Unreadable.
+    """
+    if expected["kind"] != "bytes" or not Path(path).is_file() or Path(path).suffix.lower() in ARRAYS:
+        return examples(path, expected)
+    content, length = _bytes(Path(path)), expected["shape"][0]
+    notes = (f"what follows the last {length:,} of {len(content):,} bytes",) if len(content) > length else ()
+    return [Example(str(path), content[None, -length:], notes)]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Arrays, texts, sounds
 
 
 def array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The raw inputs (windows, *shape) in a .npy file that holds one or several."""
+    """The raw inputs (examples, *shape) in a .npy file that holds one or several."""
     try:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -91,6 +125,11 @@ def array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def text(path: Path, length: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """The bytes of a text as windows (windows, length), uint8; the rest of a text that has a whole one is left."""
+    return _windows(_bytes(path), length, SPACE, "bytes", "spaces")
+
+
+def _bytes(path: Path) -> np.ndarray:
+    """The bytes (n,) uint8 of a text in UTF-8."""
     try:
         content = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
@@ -101,31 +140,51 @@ def text(path: Path, length: int) -> tuple[np.ndarray, tuple[str, ...]]:
         raise Unreadable(f"{path}: no text in UTF-8") from None
     if not len(content):
         raise Unreadable(f"{path}: is empty")
-    return _windows(content, length, SPACE, "bytes", "spaces")
+    return content
 
 
 def sound(path: Path, shape: tuple[int, int], scale: float) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A .wav file as windows (windows, *shape), in units of 1 / scale of full scale; mono where that is needed."""
+    """A .wav file as windows (windows, *shape), in units of 1 / scale of full scale; mono where that is needed.
+
+    No dataset tells how many samples a second it has. So a sound is taken as it is, and the note tells its rate.
+    """
     samples, channels = shape
-    found, notes = _wave(path), ()
+    found, rate = _wave(path)
+    notes = (f"{rate:,} samples a second, taken as they are",)
     if found.shape[1] != channels:
         if channels != 1:
             raise Unreadable(f"{path}: has {found.shape[1]} channels, and {channels} are needed")
-        found, notes = found.mean(1, keepdims=True), (f"mean of {found.shape[1]} channels",)
+        notes += (f"mean of {found.shape[1]} channels",)
+        found = found.mean(1, keepdims=True)
     windows, cut = _windows((found / scale).astype(np.float32), samples, 0, "samples", "silence")
     return windows, (*notes, *cut)
 
 
-def _wave(path: Path) -> np.ndarray:
-    """The samples of a .wav file (samples, channels), full scale being 1."""
+def _wave(path: Path) -> tuple[np.ndarray, int]:
+    """The samples of a .wav file (samples, channels), full scale being 1, and how many there are a second."""
     import wave
 
     try:
         with wave.open(str(path)) as file:
-            width, channels, content = file.getsampwidth(), file.getnchannels(), file.readframes(file.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        raise Unreadable(f"{path}: no .wav file of whole numbers, or a damaged one ({error or 'cut off'})") from None
-    content = content[: len(content) // (width * channels) * width * channels]
+            width, channels, count, rate = (
+                file.getsampwidth(),
+                file.getnchannels(),
+                file.getnframes(),
+                file.getframerate(),
+            )
+            content = file.readframes(count)
+    except (OSError, EOFError, RuntimeError, wave.Error) as error:  # Python's reader raises a RuntimeError at the end
+        if isinstance(error, OSError):
+            reason = error.strerror
+        else:
+            reason = str(error) or ("it ends within its header" if path.stat().st_size else "it is empty")
+        raise Unreadable(f"{path}: no .wav file of whole numbers, or a damaged one ({reason})") from None
+    if width > 4:
+        raise Unreadable(f"{path}: has {8 * width} bits a sample, and 32 are the most that is read")
+    held = len(content) // (width * channels)
+    if held < count < UNKNOWN_SIZE // (width * channels):
+        raise Unreadable(f"{path}: truncated sound (its header tells of {count:,} samples, and {held:,} are there)")
+    content = content[: held * width * channels]
     if not content:
         raise Unreadable(f"{path}: no sound in it")
     if width == 1:
@@ -134,7 +193,7 @@ def _wave(path: Path) -> np.ndarray:
         octets = np.frombuffer(content, np.uint8).reshape(-1, width)
         octets = np.concatenate([np.zeros((len(octets), 4 - width), np.uint8), octets], axis=1)
         values = octets.reshape(-1).view("<i4") / 2.0 ** (8 * (4 - width))
-    return values.reshape(-1, channels) / 2.0 ** (8 * width - 1)
+    return values.reshape(-1, channels) / 2.0 ** (8 * width - 1), rate
 
 
 def _windows(values: np.ndarray, length: int, filling: int, what: str, with_what: str):
@@ -161,11 +220,14 @@ def picture(
     the data's background, or its opposite where the drawing would vanish against it.
     """
     ground = BLACK if background == "dark" else WHITE
-    image = opaque(open_picture(path), ground, keep_visible=background is not None)
-    pixels, notes = as_features(image, shape[-1]), ()
+    opened = open_picture(path)
+    image = opaque(opened, ground, keep_visible=background is not None)
+    pixels, notes = as_features(image, shape[-1]), _of_channels(opened, image, shape[-1])
     if background is not None and _is_light(_border(pixels)) != (background == "light"):
         pixels = WHITE - pixels
-        notes = (f"inverted, since the run's data is drawn on a {background} background",)
+        notes += (f"inverted, since the run's data is drawn on a {background} background",)
+    if pixels.shape[:2] != tuple(shape[:2]):
+        notes += (f"resized from {pixels.shape[1]}x{pixels.shape[0]}",)
     pixels = fit_to(pixels, shape[:2])
     if maximum == WHITE:
         return pixels, notes
@@ -202,9 +264,13 @@ def open_picture(path: Path):
     try:
         with Image.open(path) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            image = ImageOps.exif_transpose(image)
     except (*FAILURES, Image.DecompressionBombError) as error:
         raise unreadable(path, error) from None
+    if image.mode.startswith(("I", "F")) and _white(np.asarray(image)) is None:
+        values = np.asarray(image)
+        raise Unreadable(f"{path}: holds values from {values.min():g} to {values.max():g}, and no brightness")
+    return image
 
 
 def unreadable(path: Path, error: Exception) -> Unreadable:
@@ -241,12 +307,43 @@ def as_features(image, features: int) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], features)
 
 
+def _of_channels(opened, image, features: int) -> tuple[str, ...]:
+    """What `as_features` does to the colours of a picture, and to numbers that may mean more than one thing, in words.
+
+    opened, image: as in the file, and without transparency.
+    """
+    is_grey = opened.mode in ("1", "L", "LA", "La") or opened.mode.startswith(("I", "F"))
+    notes = (f"values taken as 0 to {_white(np.asarray(opened))}",) if opened.mode == "F" else ()
+    if features == 3 and is_grey:
+        return (*notes, "RGB of grey")
+    if features == 1 and not is_grey and np.ptp(np.asarray(image.convert("RGB")), axis=-1).any():
+        return (
+            *notes,
+            "grey of RGB" if opened.mode in ("RGB", "RGBA", "RGBX") else f"grey of the colours of {opened.mode}",
+        )
+    return notes
+
+
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Pillow clips what has more than eight bits; here 65535, or 1.0 of floating-point pictures, becomes 255."""
-    white = 65535 if np.issubdtype(values.dtype, np.integer) else 1.0
-    if values.max(initial=0) <= 255 and white == 65535 and values.dtype != np.uint16:
-        white = 255
+    """Pillow clips what has more than eight bits; here what is white becomes 255."""
+    white = _white(values) or 1
     return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+
+
+def _white(values: np.ndarray) -> int | None:
+    """What stands for white in (height, width): 1 if they are floating-point, 255 or 65535; None if nothing can.
+
+    Of 16 bits it is 65535. Else the least that the values do not exceed; of floating-point ones, by up to a half of it,
+    for pictures that were made smaller, or sharper, go beyond.
+    """
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # in any order of bytes
+        return 65535
+    beyond = 1.5 if values.dtype.kind == "f" else 1
+    least, most = values.min(initial=0), values.max(initial=0)
+    for white in (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535):
+        if most <= white * beyond:
+            return white if least >= white * (1 - beyond) else None
+    return None
 
 
 def _border(pixels: np.ndarray) -> np.ndarray:

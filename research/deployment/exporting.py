@@ -40,6 +40,7 @@ from research.parameters import counts
 from research.pretrained.files import write_file
 from research.training import evaluation, folder
 from research.training.experiment import Experiment
+from research.training.objective import NextToken, Objective
 from research.training.plan import Plan, boundary, replicate
 from research.training.reading import load_best, load_for, read_experiment
 
@@ -70,7 +71,8 @@ def export(path: str, to: str | os.PathLike | None = None, asked: Sequence[str] 
     to = Path(to) if to is not None else Path("exports", run.name)
     with new_folder(to) as new:
         evaluate = _of_program(program) if "compressed" in program.about else _of_evaluation(run, experiment, plan)
-        told = _write(program, run, loaded.splits["test"], new, names, evaluate, is_asked=asked is not None)
+        tells = what_it_tells(program.data, experiment.objective)
+        told = _write(program, run, loaded.splits["test"], tells, new, names, evaluate, is_asked=asked is not None)
     return {"folder": str(run.path), "step": program.about.get("step"), "to": str(to), **told}
 
 
@@ -90,6 +92,7 @@ def _write(
     program: Program,
     run: folder.RunFolder,
     test: Split | Streamed,
+    tells: str,
     new: Path,
     names: Sequence[str],
     evaluate: Callable[[np.ndarray], np.ndarray],
@@ -101,7 +104,7 @@ def _write(
     write_file(new / standalone.WEIGHTS, jax.device_get(program.arrays))
     (new / standalone.WEIGHTS).chmod(0o644)  # it is for others
     write_json(new / "labels.json", labels(program.data))
-    write_json(new / "preprocessing.json", preprocessing(program.data, dtype))
+    write_json(new / "preprocessing.json", {**preprocessing(program.data, dtype), "tells": tells})
     (new / "predict.py").write_text(standalone_source())
     for name in ("config.json", "config.py"):
         if run.has(name):
@@ -148,6 +151,13 @@ def labels(data: Description) -> dict[str, Any]:
     """What the classes are called, in the order of the probabilities, and which of them belong to which task."""
     tasks = [{"name": name, "classes": classes} for name, classes in data.spec.tasks]
     return {"names": list(data.spec.names), "tasks": tasks}
+
+
+def what_it_tells(data: Description, objective: Objective) -> str:
+    """What probabilities are of: classes, or tokens, the next one or those that are hidden."""
+    if data.spec.tokens is None or data.spec.tokens != data.spec.classes:
+        return standalone.CLASSES
+    return standalone.NEXT if isinstance(objective, NextToken) else standalone.HIDDEN
 
 
 def preprocessing(data: Description, dtype: Any = None) -> dict[str, Any]:

@@ -36,20 +36,12 @@ class Network(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """What was found out, file by file."""
+    """What was found out, file by file; of an array that holds several examples, one by one."""
 
     predictions: list[dict[str, Any]]
     """{"file", "classes": [[name, probability], ...], the likeliest first, "note": what was done to it, or None}"""
     problems: list[str]
     """A line for each file that could not be read."""
-
-
-class _Read(NamedTuple):
-    """A file's windows (windows, *shape)."""
-
-    file: str
-    raw: np.ndarray
-    notes: tuple[str, ...]
 
 
 def predict(path: str, files: Sequence[str], progress: Callable[[int, int], None] | None = None) -> Predicted:
@@ -102,34 +94,36 @@ def _check(path: str, tokens: int | None, classes: int) -> None:
         raise UserError(f"{path}: tells what token comes next, and no classes; --mode sample has it write")
 
 
-def _batches(files: Sequence[Path], expected: dict[str, Any], problems: list[str]) -> Iterator[tuple[int, list[_Read]]]:
+def _batches(
+    files: Sequence[Path], expected: dict[str, Any], problems: list[str]
+) -> Iterator[tuple[int, list[inputs.Example]]]:
     """How many files are read, and those that follow the last batch; what cannot be read goes to `problems`."""
     batch, windows = [], 0
     for done, file in enumerate(files, start=1):
         try:
-            raw, notes = inputs.read(file, expected)
+            examples = inputs.examples(file, expected)
         except inputs.Unreadable as error:
             problems.append(str(error))
         else:
-            batch.append(_Read(str(file), raw, notes))
-            windows += len(raw)
+            batch += examples
+            windows += sum(len(example.raw) for example in examples)
         if windows >= BATCH or done == len(files):
             yield done, batch
             batch, windows = [], 0
 
 
-def _judged(network: Network, batch: Sequence[_Read]) -> Iterator[dict[str, Any]]:
+def _judged(network: Network, batch: Sequence[inputs.Example]) -> Iterator[dict[str, Any]]:
     if not batch:
         return
-    windows = np.concatenate([read.raw for read in batch])
+    windows = np.concatenate([example.raw for example in batch])
     likely = np.concatenate(
         [_padded(network.call, windows[start : start + BATCH]) for start in range(0, len(windows), BATCH)]
     )
-    ends = np.cumsum([len(read.raw) for read in batch])
-    for read, mine in zip(batch, np.split(likely, ends[:-1]), strict=True):
+    ends = np.cumsum([len(example.raw) for example in batch])
+    for example, mine in zip(batch, np.split(likely, ends[:-1]), strict=True):
         pairs = zip(network.names, map(float, mine.mean(0)), strict=True)
         classes = sorted(([name, probability] for name, probability in pairs), key=lambda pair: -pair[1])
-        yield {"file": read.file, "classes": classes, "note": "; ".join(read.notes) or None}
+        yield {"file": example.name, "classes": classes, "note": "; ".join(example.notes) or None}
 
 
 def _padded(call: Callable[[np.ndarray], np.ndarray], raw: np.ndarray) -> np.ndarray:
@@ -141,7 +135,7 @@ def _padded(call: Callable[[np.ndarray], np.ndarray], raw: np.ndarray) -> np.nda
 
 
 def as_csv(predictions: Sequence[dict[str, Any]]) -> str:
-    """A row a file: its likeliest class, that one's probability, a note, and the probability of each class."""
+    """A row a prediction: its likeliest class, that one's probability, a note, and the probability of each class."""
     if not predictions:
         return ""
     names = sorted(name for name, _ in predictions[0]["classes"])

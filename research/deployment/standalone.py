@@ -10,6 +10,7 @@ From Python:
     predict = load("FOLDER")
     likely = predict(raw)                                         # (examples, classes)
 
+Of a language model it tells what follows the last byte of a text, and of an array of several examples each by itself.
 Every file of the folder is checked against manifest.json before it is used.
 """
 
@@ -19,16 +20,17 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from research.data.inputs import Unreadable, find, read
+from research.data.inputs import SPACE, Example, Unreadable, examples, find, prompts, suffixes
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 PROGRAMS = {"stablehlo": "program.stablehlo", "onnx": "model.onnx"}
+CLASSES, NEXT, HIDDEN = "classes", "next token", "hidden token"
 BATCH = 64
 DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1"}
 DTYPES |= {"U64": "u8", "U32": "u4", "U16": "u2", "U8": "u1", "BOOL": "?"}
@@ -134,7 +136,7 @@ def in_batches(predict: Callable[[np.ndarray], np.ndarray], raw: np.ndarray, int
 def main() -> int:
     """Runs the command line, and returns its exit status: 1 if a file could not be read, 2 if nothing could be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", help="pictures, texts or sounds, .npy, or folders")
+    parser.add_argument("files", nargs="*", help="pictures, texts, sounds, .npy of one or several examples, or folders")
     parser.add_argument("--with", dest="runtime", choices=PROGRAMS, default="stablehlo", help="what runs the network")
     parser.add_argument("--inputs", help="a .npy file of raw inputs (examples, *shape)")
     parser.add_argument("--outputs", help="the .npy file that the probabilities of --inputs are written to")
@@ -148,26 +150,81 @@ def main() -> int:
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if told.inputs:
-        in_batches(predict, np.load(told.inputs, mmap_mode="r", allow_pickle=False), Path(told.outputs))
-        return 0
     expected = json.loads((folder / "preprocessing.json").read_text())
-    names = json.loads((folder / "labels.json").read_text())["names"]
-    status = 0
-    for file in (file for path in told.files for file in find(path, expected)):
+    if told.inputs:
         try:
-            raw, notes = read(file, expected)
+            in_batches(predict, open_inputs(told.inputs, told.outputs, tuple(expected["shape"])), Path(told.outputs))
+        except Unreadable as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"error: {told.outputs}: cannot be written ({error.strerror})", file=sys.stderr)
+            return 2
+        return 0
+    names = json.loads((folder / "labels.json").read_text())["names"]
+    if expected["tells"] == HIDDEN:
+        what = "tells which tokens are hidden in a text, and no classes; give raw inputs with --inputs and --outputs"
+        print(f"error: {folder}: {what}", file=sys.stderr)
+        return 2
+    in_file = prompts if expected["tells"] == NEXT else examples
+    status = 0
+    files = [(path, find(path, expected)) for path in told.files]
+    for path in (path for path, inside in files if not inside):
+        print(f"error: {path}: holds no file such as {', '.join(suffixes(expected))}", file=sys.stderr)
+        status = 1
+    for file in (file for _, inside in files for file in inside):
+        try:
+            found = in_file(file, expected)
         except Unreadable as error:
             print(f"error: {error}", file=sys.stderr)
             status = 1
             continue
-        likely = predict(raw).mean(0)
-        if likely.ndim == 2:  # a language model: what comes after the last token
-            likely = likely[-1]
-        best = np.argsort(-likely, kind="stable")[: told.top]
-        found = "  ".join(f"{names[index]} {100 * likely[index]:.2f} %" for index in best)
-        print(f"{file}  {found}" + (f"  ({'; '.join(notes)})" if notes else ""))
+        for example, likely in zip(found, judged(predict, found, expected["shape"][0]), strict=True):
+            print(in_words(example, likely, names, told.top))
     return status
+
+
+def open_inputs(path: str, outputs: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The raw inputs (examples, *shape) in a .npy file, on disk. Raises Unreadable."""
+    if not Path(path).is_file():
+        raise Unreadable(f"{path}: there is no such file")
+    if Path(outputs).exists() and Path(outputs).samefile(path):
+        raise Unreadable(f"{path}: holds the inputs, and cannot be that of the outputs as well")
+    try:
+        raw = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise Unreadable(f"{path}: damaged or no .npy file ({error})") from None
+    if not isinstance(raw, np.ndarray):
+        raise Unreadable(f"{path}: holds several arrays, and is no .npy file")
+    if raw.ndim == 0 or raw.shape[1:] != shape or not len(raw):
+        raise Unreadable(f"{path}: holds an array {raw.shape}, and (examples, {', '.join(map(str, shape))}) is needed")
+    if raw.dtype.kind not in "biuf":
+        raise Unreadable(f"{path}: holds {raw.dtype}, and numbers are needed")
+    return raw
+
+
+def judged(predict: Callable[[np.ndarray], np.ndarray], found: Sequence[Example], length: int) -> list[np.ndarray]:
+    """The probabilities (classes,) of each example: the mean over its windows.
+
+    length: along the first axis of an example, to which the text for a language model is filled up. What stands after
+    a token changes nothing at its position.
+    """
+    raw = np.concatenate([example.raw for example in found])
+    last = raw.shape[1] - 1
+    if raw.shape[1] < length:
+        raw = np.pad(raw, ((0, 0), (0, length - raw.shape[1])), constant_values=SPACE)
+    likely = np.concatenate([predict(raw[start : start + BATCH]) for start in range(0, len(raw), BATCH)])
+    if likely.ndim == 3:  # a language model: what comes after the last token
+        likely = likely[:, last]
+    ends = np.cumsum([len(example.raw) for example in found])
+    return [mine.mean(0) for mine in np.split(likely, ends[:-1])]
+
+
+def in_words(example: Example, likely: np.ndarray, names: Sequence[str], most: int) -> str:
+    """A line with the likeliest classes of an example, and what was done to it."""
+    best = np.argsort(-likely, kind="stable")[:most]
+    found = "  ".join(f"{names[index]} {100 * likely[index]:.2f} %" for index in best)
+    return f"{example.name}  {found}" + (f"  ({'; '.join(example.notes)})" if example.notes else "")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,47 @@ def test_more_than_eight_bits_are_scaled_and_not_clipped(tmp_path, dtype, white,
     np.testing.assert_allclose(decode(path, 1, None)[..., 0], ramp * 255, atol=0.51)
 
 
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_floating_point_pictures_mean_the_same_whatever_white_is(tmp_path, white):
+    ramp = np.tile(np.linspace(0, 1, 52), (4, 1))
+    path = saved(tmp_path, (ramp * white * 1.02).astype(np.float32), "p.tif")  # a little beyond, as after resampling
+    np.testing.assert_allclose(decode(path, 1, None)[..., 0], np.minimum(ramp * 1.02, 1) * 255, atol=0.51)
+    assert read_picture(path, data((4, 52, 1), background=None)).notes == (f"values taken as 0 to {white}",)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        *((np.float32, values) for values in ([-1, 1], [0, 1e6], [0, np.nan], [0, np.inf], [-np.inf, 0], [-300, 0])),
+        *((np.int32, values) for values in ([-1, 1], [0, 65536], [-300, 0])),
+    ],
+)
+def test_values_that_are_no_brightness_are_refused(tmp_path, dtype, values):
+    path = saved(tmp_path, np.tile(np.array(values, dtype), (4, 2)), "p.tif")
+    with pytest.raises(UserError, match=r"p.tif: holds values from \S+ to \S+, and no brightness"):
+        read_picture(path, data())
+
+
+def test_what_is_done_to_size_and_colours_is_said(tmp_path):
+    colours = np.dstack([a_stroke(48, 64), a_stroke(48, 64) // 2, a_stroke(48, 64) // 4])
+    grey = np.dstack([a_stroke()] * 3)
+    cases = [
+        ((28, 28, 1), colours, None, ("grey of RGB", "resized from 64x48")),
+        ((48, 64, 1), colours, "P", ("grey of the colours of P",)),
+        ((48, 64, 3), colours, "RGBA", ()),
+        ((28, 28, 1), grey, None, ()),
+        ((28, 28, 3), a_stroke(), None, ("RGB of grey",)),
+        (
+            (28, 28, 1),
+            255 - a_stroke(10, 20),
+            "1",
+            ("inverted, since the run's data is drawn on a dark background", "resized from 20x10"),
+        ),
+    ]
+    for shape, pixels, mode, notes in cases:
+        assert read_picture(saved(tmp_path, pixels, mode=mode), data(shape)).notes == notes
+
+
 def test_colours_stay_in_order(tmp_path):
     pixels = np.zeros((28, 28, 3), np.uint8)
     pixels[..., 0], pixels[..., 2] = 200, 50

@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -67,6 +69,38 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(exported, pictures, t
     found = predicting.predict(exported, files)
     assert [prediction["file"] for prediction in found.predictions] == [str(tmp_path / "a.png")]
     assert sorted(problem.split(":")[0] for problem in found.problems) == sorted([*files[:2], files[3]])
+
+
+@pytest.mark.parametrize("by", ["run", "export"])
+def test_each_example_of_an_array_is_judged_as_it_is_alone(trained_run, exported, tmp_path, by):
+    trained, network = network_of(trained_run("pictures"))
+    raw = np.random.default_rng(3).integers(0, 17, (70, 8, 8, 1)).astype(np.float32)
+    np.save(tmp_path / "scan.npy", raw)
+    np.save(tmp_path / "one.npy", raw[:1])
+    np.save(tmp_path / "seven.npy", raw[7])
+    path = exported if by == "export" else trained_run("pictures")
+    found = predicting.predict(path, [str(tmp_path / name) for name in ("scan.npy", "one.npy", "seven.npy")])
+    names = [f"scan.npy[{index}]" for index in range(70)] + ["one.npy", "seven.npy"]
+    assert [prediction["file"] for prediction in found.predictions] == [str(tmp_path / name) for name in names]
+    expected = np.concatenate([network(one[None]) for one in (*raw, raw[0], raw[7])])
+    assert np.ptp(expected, axis=0).max() > 1e-2
+    np.testing.assert_allclose(likely(found.predictions, trained.data.spec.names), expected, atol=1e-5)
+    assert {prediction["note"] for prediction in found.predictions} == {None}
+
+
+def test_predict_py_has_a_line_for_each_example_of_an_array(trained_run, exported, tmp_path, one_device):
+    trained, network = network_of(trained_run("pictures"))
+    raw = np.random.default_rng(4).integers(0, 17, (66, 8, 8, 1)).astype(np.float32)
+    np.save(tmp_path / "scan.npy", raw)
+    command = [sys.executable, f"{exported}/predict.py", "--top", "1", str(tmp_path / "scan.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, env=one_device, check=True)
+    expected = network(raw)
+    for index, line in enumerate(done.stdout.splitlines()):
+        file, name, percent, _ = line.split()
+        assert file == str(tmp_path / f"scan.npy[{index}]")
+        assert name == trained.data.spec.names[expected[index].argmax()]
+        assert float(percent) == pytest.approx(100 * expected[index].max(), abs=0.0101)
+    assert index == 65
 
 
 def test_a_text_is_the_mean_over_its_windows(trained_run, tmp_path):

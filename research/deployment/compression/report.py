@@ -13,6 +13,8 @@ from research.deployment.compression.sentences import verdict
 NUMBERS = {
     "file": "bytes",
     "smaller": "times_smaller",
+    "plain": "bytes_plain",
+    "plain smaller": "times_smaller_plain",
     "parameters": "parameters",
     "not 0": "nonzeros",
     "multiply-adds": "multiply_adds",

@@ -36,6 +36,13 @@ from research.training import folder
 from research.training.reading import load_for, read_experiment
 
 ORIGINAL = "original"
+TIMES = (
+    ("smaller", "bytes"),
+    ("smaller_plain", "bytes_plain"),
+    ("cheaper", "flops"),
+    ("faster", "milliseconds"),
+)
+"""(what a network is so many times, by which figure of it and of the original)."""
 
 
 def compress(
@@ -140,7 +147,8 @@ def measure(config: Compression, work: Work, made: Sequence[Compressed]) -> list
         rows.append(
             {
                 "network": title,
-                "bytes": len(packed(network) if index else serialised(network)),
+                "bytes": len(packed(network)),
+                "bytes_plain": len(serialised(network)),
                 **counted(network)._asdict(),
                 "milliseconds": 1e3 * seconds[index],
                 "accuracy": accuracy.value,
@@ -150,13 +158,13 @@ def measure(config: Compression, work: Work, made: Sequence[Compressed]) -> list
                 "lost_low": lost.low,
                 "lost_high": lost.high,
                 "within": bool(lost.value <= config.budget + 1e-9),
-                **{f"times_{name}": None for name in ("smaller", "cheaper", "faster")},
+                **{f"times_{name}": None for name, _ in TIMES},
                 "folder": None,
-                "told": {"bytes gzipped": len(packed(network))} if index == 0 else made[index - 1].told,
+                "told": made[index - 1].told if index else {},
             }
         )
     for row in rows:
-        for name, amount in (("smaller", "bytes"), ("cheaper", "flops"), ("faster", "milliseconds")):
+        for name, amount in TIMES:
             row[f"times_{name}"] = rows[0][amount] / row[amount]
     return rows
 

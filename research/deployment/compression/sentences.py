@@ -18,7 +18,7 @@ def _best(original: Mapping[str, Any], kept: list[Mapping[str, Any]], points: st
     smallest, cheapest, fastest = (
         min(kept, key=lambda row, column=column: row[column]) for column in ("bytes", "flops", "milliseconds")
     )
-    yield f"{_named(smallest)} is the smallest within {points}: {smallest['times_smaller']:.2f} times smaller."
+    yield f"{_named(smallest)} is the smallest within {points}: {_smaller(smallest)}."
     yield f"It {_lost(smallest)}."
     if cheapest["flops"] < original["flops"]:
         yield f"{_named(cheapest)} has {cheapest['times_cheaper']:.2f} times fewer FLOPs; it {_lost(cheapest)}."
@@ -29,6 +29,11 @@ def _best(original: Mapping[str, Any], kept: list[Mapping[str, Any]], points: st
 def _missed(made: list[Mapping[str, Any]]) -> Iterator[str]:
     if missed := [row["network"] for row in made if not row["within"]]:
         yield f"Not kept, for they lose more: {', '.join(missed)}."
+
+
+def _smaller(row: Mapping[str, Any]) -> str:
+    zipped, plain = row["times_smaller"], row["times_smaller_plain"]
+    return f"{zipped:.2f} times smaller than the original, both gzipped, and {plain:.2f} times if neither is"
 
 
 def _named(row: Mapping[str, Any]) -> str:

@@ -70,10 +70,10 @@ def compress(
             display.show_method(console, method.title)
             made.append(method.compress(work))
         rows = measure(config, work, made)
-        for row, compressed in zip(rows[1:], made, strict=True):
+        for index, (row, compressed) in enumerate(zip(rows[1:], made, strict=True)):
             if row["within"]:
                 into = kept.path / "networks" / slug(row["network"])
-                write_compressed(into, compressed.network, {"method": row["network"], "told": compressed.told}, source)
+                write_compressed(into, compressed.network, about(config, index, rows, compressed, command), source)
                 row["folder"] = str(into)
         told = {
             "config": to_json(config),
@@ -167,6 +167,23 @@ def measure(config: Compression, work: Work, made: Sequence[Compressed]) -> list
         for name, amount in TIMES:
             row[f"times_{name}"] = rows[0][amount] / row[amount]
     return rows
+
+
+def about(
+    config: Compression, index: int, rows: Sequence[Mapping[str, Any]], compressed: Compressed, command: Sequence[str]
+) -> dict[str, Any]:
+    """What a network's own folder tells of how it was made, and what that cost."""
+    alone = dataclasses.replace(config, methods=(config.methods[index],))
+    original, row = rows[0], rows[index + 1]
+    figures = ("accuracy", "lost", "lost_low", "lost_high", *(f"times_{name}" for name, _ in TIMES[:3]))
+    judged = {name: row[name] for name in figures} | {"original accuracy": original["accuracy"]}
+    return {
+        "method": row["network"],
+        "told": compressed.told,
+        "compression": to_json(alone),
+        "judged": judged,
+        "command": list(command),
+    }
 
 
 def write(kept: folder.RunFolder, told: dict[str, Any], config_file: Path | None) -> None:

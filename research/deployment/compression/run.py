@@ -82,6 +82,7 @@ def compress(
             "source": dict(work.trained.about),
             "budget": config.budget,
             "split": config.split,
+            "examples": len(work.loaded.splits[config.split]),
             "batch": config.batch,
             "rows": rows,
         }

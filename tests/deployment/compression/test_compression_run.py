@@ -186,3 +186,42 @@ def test_whole_numbers_in_half_bytes_are_counted_one_by_one(trained_run):
     kernels = {path: k for path, k in work.trained.parameters.items() if path.endswith("kernel")}
     zeros = sum(int((np.round(k / (np.abs(k).max(0) / 7)) == 0).sum()) for k in kernels.values())
     assert int4.nonzeros == original.nonzeros - zeros
+
+
+def rows_of(**figures):
+    """What was told of an original and a network that has some figures of its own."""
+    row = {"network": "it", "within": True, "lost": 0.0, "lost_low": -0.01, "lost_high": 0.01, "bytes": 1}
+    row |= {"flops": 1, "milliseconds": 1.0, **{f"times_{n}": 1.0 for n in ("smaller", "smaller_plain", "cheaper")}}
+    row |= {"times_faster": 1.0}
+    return {"rows": [row, row | figures], "budget": 0.003, "split": "test", "examples": 360}
+
+
+@pytest.mark.parametrize(
+    ("figures", "word", "is_said"),
+    [
+        ({"times_cheaper": 1.002}, "FLOPs", False),
+        ({"times_cheaper": 2.0}, "2.00 times fewer FLOPs", True),
+        ({"times_faster": 1.15}, "fastest", False),
+        ({"times_faster": 1.5}, "fastest, by 1.50 times", True),
+    ],
+)
+def test_only_what_differs_is_said(figures, word, is_said):
+    assert (word in " ".join(verdict(rows_of(**figures)))) == is_said
+
+
+@pytest.mark.parametrize(
+    ("budget", "examples", "said"),
+    [
+        (0.003, 360, "one is 0.28 points: the budget is 1 example."),
+        (0.003, 100, "one is 1 points: the budget is less than 1 example."),
+        (0.02, 360, "the budget is 7 examples."),
+        (0.29, 100, "the budget is 29 examples."),
+    ],
+)
+def test_it_is_told_how_fine_the_examples_can_tell(budget, examples, said):
+    assert said in " ".join(verdict(rows_of() | {"budget": budget, "examples": examples}))
+
+
+def test_the_page_tells_on_which_examples_it_rests(done):
+    page = (Path(done["folder"]) / "report.html").read_text()
+    assert "It rests on the 360 examples of the test split" in page

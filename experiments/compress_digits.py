@@ -36,6 +36,7 @@ METHODS = {
     "pruned": MagnitudePruning(sparsity=0.8, retraining=LONG),
     "gradually": MagnitudePruning(sparsity=0.9, stages=4, retraining=SHORT),
     "features": FeaturePruning(flops=0.5, retraining=LONG),
+    "features_gradually": FeaturePruning(flops=0.5, stages=3, retraining=LONG),
     "low_rank": Factorization(energy=0.9, retraining=SHORT),
     "distilled": Distillation(flops=0.25),
 }

@@ -39,7 +39,6 @@ TITLES = (
     "network",
     "file",
     "smaller",
-    "plain",
     "plain smaller",
     "parameters",
     "not 0",
@@ -67,7 +66,6 @@ def cells(row: Mapping[str, Any], *, is_first: bool) -> dict[str, str]:
         row["network"],
         size_of(row["bytes"]),
         f"{row['times_smaller']:.2f} ×",
-        size_of(row["bytes_plain"]),
         f"{row['times_smaller_plain']:.2f} ×",
         si(row["parameters"]),
         si(row["nonzeros"]),
@@ -101,8 +99,8 @@ def show_rows(to: Console, told: Mapping[str, Any]) -> None:
 def note(told: Mapping[str, Any]) -> str:
     """What the columns mean."""
     return (
-        "Files are the arrays as safetensors, gzipped, the original's too; plain ones are not gzipped, neither the "
-        "original's. Of an array that is mostly zeros both hold what is not 0, and a bit for each position. "
+        "Files are the arrays as safetensors, gzipped, the original's too; plain is if none is gzipped. Of an array that "
+        "is mostly zeros both hold what is not 0, and a bit for each position. "
         "Multiply-adds and FLOPs are those of one example; times are medians for "
         f"{told['batch']} examples, all taking turns. What is lost is in points."
     )

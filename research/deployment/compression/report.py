@@ -13,7 +13,6 @@ from research.deployment.compression.sentences import verdict
 NUMBERS = {
     "file": "bytes",
     "smaller": "times_smaller",
-    "plain": "bytes_plain",
     "plain smaller": "times_smaller_plain",
     "parameters": "parameters",
     "not 0": "nonzeros",

@@ -4,9 +4,9 @@
     python launch.py --config experiments/compress_digits.py
     python launch.py --config experiments/compress_digits.py:int8
 
-Time: about four minutes on two cores. Result: 3.8 times smaller as whole numbers of 8 bits, with nothing lost; 4.6 times
-with 4 bits in dense layers; 4.3 times with 80 % of the weights gone; half the FLOPs in three stages, and 2.3 times
-smaller, where cutting at once loses 0.6 points.
+Time: about four minutes on two cores. Result: 3.8 times smaller as whole numbers of 8 bits, with nothing lost; 4.6
+times with 4 bits in dense layers; 4.3 times with 80 % of the weights gone; half the FLOPs in three stages, and 2.3
+times smaller, where cutting at once loses 0.6 points.
 
 That is the gzipped file against the gzipped file of the original; if neither is gzipped, it is 3.9, 4.7, 4.1 and 2.3
 times. Of the 360 test examples one is 0.28 points, so that the budget of 0.3 points is one example.

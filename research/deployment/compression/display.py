@@ -99,9 +99,9 @@ def show_rows(to: Console, told: Mapping[str, Any]) -> None:
 def note(told: Mapping[str, Any]) -> str:
     """What the columns mean."""
     return (
-        "Files are the arrays as safetensors, gzipped, the original's too; plain is if none is gzipped. Of an array that "
-        "is mostly zeros both hold what is not 0, and a bit for each position. "
-        "Multiply-adds and FLOPs are those of one example; times are medians for "
+        "Files are the arrays as safetensors, gzipped, the original's too; plain is if none is gzipped. Of an array "
+        "that is mostly zeros both hold what is not 0, and a bit for each position. Multiply-adds and FLOPs are those "
+        "of one example; times are medians for "
         f"{told['batch']} examples, all taking turns. What is lost is in points."
     )
 

@@ -291,7 +291,7 @@ def _compressed_before(stage: Compress, source: str, root: Path) -> dict[str, An
     """What the same compression of the same run came to; None where it has not been done, or is not whole."""
     config = encode(to_json(stage.compression(source)))
     for path in sorted((root / stage.name).glob("*/compression.json"), reverse=True):
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, KeyError, TypeError):
             told = read_json(path)
             if told["config"] != config:
                 continue

@@ -18,6 +18,7 @@ It is read as the trained network that it is:
 """
 
 import gzip
+import hashlib
 import json
 import math
 import shutil
@@ -34,7 +35,7 @@ from research.data import base
 from research.deployment.standalone import sha256
 from research.deployment.trained import Trained
 from research.errors import UserError, did_you_mean
-from research.jsonl import explained, read_json, write_atomically, write_json
+from research.jsonl import encode, explained, read_json, write_atomically, write_json
 from research.models.base import Altered, Model
 from research.training.folder import RunFolder
 from research.training.reading import parameters_fingerprint
@@ -111,7 +112,13 @@ def write_compressed(folder: Path, network: Trained, told: Mapping[str, Any], ru
         files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
         write_atomically(folder / WEIGHTS, packed(network))
     about = {**told, "from": network.about, "sha256": parameters_fingerprint(stored(network)), "files": files}
-    write_json(folder / "network.json", about)
+    write_json(folder / "network.json", about | {"seal": seal(about)})
+
+
+def seal(about: Mapping[str, Any]) -> str:
+    """The SHA-256 of what network.json tells, but for the seal itself."""
+    rest = {name: value for name, value in about.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(encode(rest), sort_keys=True).encode()).hexdigest()
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -119,6 +126,8 @@ def read_about(folder: Path) -> dict[str, Any]:
     about = read_json(folder / "network.json")
     if not isinstance(about, dict) or not {"from", "sha256"} <= about.keys():
         raise UserError(f"{folder / 'network.json'}: damaged, for it does not tell of a network")
+    if "files" in about and about.get("seal") != seal(about):
+        raise UserError(f"{folder / 'network.json'}: damaged, for it is not what was written")
     for name, expected in about.get("files", {}).items():
         with explained(f"read {folder / name}"):
             found = sha256(folder / name)

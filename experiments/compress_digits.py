@@ -4,8 +4,12 @@
     python launch.py --config experiments/compress_digits.py
     python launch.py --config experiments/compress_digits.py:int8
 
-Time: about three minutes on two cores. Result: 4 times smaller as whole numbers of 8 bits, 4.7 times with 80 % of the
-weights gone, or half the FLOPs, each for at most 0.3 points.
+Time: about four minutes on two cores. Result: 3.8 times smaller as whole numbers of 8 bits, with nothing lost; 4.6
+times with 4 bits in dense layers; 4.3 times with 80 % of the weights gone; half the FLOPs in three stages, and 2.3
+times smaller, where cutting at once loses 0.6 points.
+
+That is the gzipped file against the gzipped file of the original; if neither is gzipped, it is 3.9, 4.7, 4.1 and 2.3
+times. Of the 360 test examples one is 0.28 points, so that the budget of 0.3 points is one example.
 
 It compresses the newest run of digits_cnn, which must be there; `--config.run` names another.
 """
@@ -36,6 +40,7 @@ METHODS = {
     "pruned": MagnitudePruning(sparsity=0.8, retraining=LONG),
     "gradually": MagnitudePruning(sparsity=0.9, stages=4, retraining=SHORT),
     "features": FeaturePruning(flops=0.5, retraining=LONG),
+    "features_gradually": FeaturePruning(flops=0.5, stages=3, retraining=LONG),
     "low_rank": Factorization(energy=0.9, retraining=SHORT),
     "distilled": Distillation(flops=0.25),
 }

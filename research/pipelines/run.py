@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from research.analysis.pipeline_page import page
 from research.config import fingerprint, override, to_json, validate
 from research.deployment import exporting, standalone
+from research.deployment.compression import read_compressed
 from research.deployment.compression import run as compression
 from research.deployment.program import read_program
 from research.errors import UserError
@@ -300,14 +301,16 @@ def _judged(stage: Compress, row: dict[str, Any]) -> list[Judged]:
 
 
 def _compressed_before(stage: Compress, source: str, root: Path) -> dict[str, Any] | None:
-    """What the same compression of the same run came to; None where it has not been done."""
+    """What the same compression of the same run came to; None where it has not been done, or is not whole."""
     config = encode(to_json(stage.compression(source)))
     for path in sorted((root / stage.name).glob("*/compression.json"), reverse=True):
-        try:
+        with contextlib.suppress(UserError, KeyError, TypeError):
             told = read_json(path)
-        except UserError:
-            continue
-        if told["config"] == config:
+            if told["config"] != config:
+                continue
+            for row in told["rows"]:
+                if row["folder"] and read_compressed(row["folder"]).about["sha256"] != told["source"]["sha256"]:
+                    raise UserError(f"{row['folder']}: damaged, for it is made of another network")
             return told | {"folder": str(path.parent)}
     return None
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,37 @@ def test_an_export_that_is_damaged_is_written_anew(told):
         file.write_bytes(whole)
     assert not last(again, 2)["was_done"]
     assert last(again, 2)["folder"] != last(told, 2)["folder"]
+
+
+DAMAGES = {
+    "gone": shutil.rmtree,
+    "weights": lambda folder: change_a_byte(folder / "weights.safetensors.gz"),
+    "model": lambda folder: change_a_byte(folder / "model.json"),
+    "data": lambda folder: change_a_byte(folder / "data.json"),
+    "network": lambda folder: change_a_byte(folder / "network.json"),
+}
+
+
+def change_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_compression_that_is_damaged_is_made_anew(told, damage, tmp_path):
+    networks = Path(last(told, 1)["compression"]["folder"], "networks")
+    shutil.copytree(networks, tmp_path / "whole")
+    DAMAGES[damage](Path(last(told, 1)["folder"]))
+    try:
+        again = module.run(whole_way(), workdir=str(Path(told["folder"]).parent))
+    finally:
+        shutil.rmtree(networks)
+        shutil.copytree(tmp_path / "whole", networks)
+    shutil.rmtree(last(again, 1)["compression"]["folder"])
+    assert again["reason"] == "finished"
+    assert last(again, 0)["was_done"] and not last(again, 1)["was_done"]
+    assert last(again, 1)["folder"] != last(told, 1)["folder"]
 
 
 @pytest.mark.parametrize("asked", [{"gate": "at most 10 bytes"}, {"gate": "accuracy > 1"}])

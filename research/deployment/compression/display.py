@@ -39,6 +39,7 @@ TITLES = (
     "network",
     "file",
     "smaller",
+    "plain smaller",
     "parameters",
     "not 0",
     "multiply-adds",
@@ -53,7 +54,7 @@ TITLES = (
 """Of all that there is to tell of a network."""
 WIDTHS = {
     150: TITLES,
-    100: ("network", "file", "smaller", "not 0", "FLOPs", "faster", "right", "lost", ""),
+    100: ("network", "file", "smaller", "plain smaller", "not 0", "FLOPs", "faster", "right", "lost", ""),
     0: ("network", "file", "smaller", "FLOPs", "right", "lost", ""),
 }
 """Of what a terminal has room for that has so many columns."""
@@ -65,6 +66,7 @@ def cells(row: Mapping[str, Any], *, is_first: bool) -> dict[str, str]:
         row["network"],
         size_of(row["bytes"]),
         f"{row['times_smaller']:.2f} ×",
+        f"{row['times_smaller_plain']:.2f} ×",
         si(row["parameters"]),
         si(row["nonzeros"]),
         si(row["multiply_adds"]),
@@ -96,10 +98,10 @@ def show_rows(to: Console, told: Mapping[str, Any]) -> None:
 
 def note(told: Mapping[str, Any]) -> str:
     """What the columns mean."""
-    gzipped = size_of(told["rows"][0]["told"]["bytes gzipped"])
     return (
-        f"Files are the arrays as safetensors, gzipped but for the original, which would then have {gzipped}; "
-        "multiply-adds and FLOPs are those of one example; times are medians for "
+        "Files are the arrays as safetensors, gzipped, the original's too; plain is if none is gzipped. Of an array "
+        "that is mostly zeros both hold what is not 0, and a bit for each position. Multiply-adds and FLOPs are those "
+        "of one example; times are medians for "
         f"{told['batch']} examples, all taking turns. What is lost is in points."
     )
 

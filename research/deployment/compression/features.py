@@ -8,7 +8,10 @@ largest that keeps within the FLOPs asked for. Each layer keeps its most importa
 
     importance = |weights that make it| * |scale of its batch norm| / deviation * |weights that take it|
 
-which is 0 for a feature that makes no difference: cutting that changes no answer.
+which is 0 for a feature that makes no difference: cutting that changes no answer. At once or in stages, each
+of which cuts the same share of the FLOPs that the one before left; the last has the model that one stage would have.
+
+    FLOPs after stage k of n     flops^(k / n)
 """
 
 import dataclasses
@@ -40,14 +43,16 @@ NOTHING = (
 
 @config
 class FeaturePruning(Method):
-    """Whole features are cut, until so many FLOPs are left; then what is left is trained."""
+    """Whole features are cut, until so many FLOPs are left, at once or gradually; what is left is trained each time."""
 
     flops: float = leaf(0.5, "FLOPs that are left, as a share", within="(0, 1)")
     multiple: int = structure(8, "numbers of features are multiples of it, which processors like", within="[1, inf)")
-    retraining: Retraining | None = structure(Retraining(), "training of what is left; none if None")
+    retraining: Retraining | None = structure(Retraining(), "training after each stage; none if None")
+    stages: int = structure(1, "1 cuts at once; more cut by and by", within="[1, inf)")
 
     def does(self) -> str:
-        return f"features for {100 * self.flops:.3g} % FLOPs"
+        gradually = "" if self.stages == 1 else f" in {self.stages} stages"
+        return f"features for {100 * self.flops:.3g} % FLOPs{gradually}"
 
     def unsuited(self, work: Work) -> Iterator[str]:
         if not (sizes := sizes_of(work.trained)):
@@ -58,12 +63,17 @@ class FeaturePruning(Method):
             yield from self.retraining.unsuited(work)
 
     def compress(self, work: Work) -> Compressed:
-        trained = work.trained
-        smaller = shrink(trained, plan(trained, self.flops, self.multiple))
-        if self.retraining is not None:
-            arrays = self.retraining.train(work, smaller.model, smaller.parameters, smaller.model_state)
-            smaller = smaller._replace(parameters=arrays[0], model_state=arrays[1])
-        return Compressed(smaller, {"model": str(smaller.model)})
+        whole, network, models = work.trained, work.trained, []
+        for stage in range(1, self.stages + 1):
+            shrinking = plan(whole, self.flops ** (stage / self.stages), self.multiple)
+            if shrinking.model == network.model:
+                continue  # multiples left nothing between
+            network = shrink(network, of_smaller(network, shrinking))
+            if self.retraining is not None:
+                arrays = self.retraining.train(work, network.model, network.parameters, network.model_state)
+                network = network._replace(parameters=arrays[0], model_state=arrays[1])
+            models.append(str(network.model))
+        return Compressed(network, {"model": models[-1], **({"stages": models} if self.stages > 1 else {})})
 
 
 class Shrinking(NamedTuple):
@@ -133,6 +143,13 @@ def shrink(trained: Trained, shrinking: Shrinking) -> Trained:
         keep = np.sort(np.argsort(-importance, kind="stable")[:count])
         parameters, model_state = cut(parameters, model_state, group, keep)
     return trained._replace(model=shrinking.model, parameters=parameters, model_state=model_state)
+
+
+def of_smaller(network: Trained, shrinking: Shrinking) -> Shrinking:
+    """What was planned for a network, for one of its family of which some features are cut already."""
+    wanted = {group.makers: count for group, count in shrinking.groups}
+    now = tuple((group, wanted[group.makers]) for group in groups(network) if group.makers in wanted)
+    return Shrinking(shrinking.model, now)
 
 
 def importances(trained: Trained, group: Group) -> np.ndarray:

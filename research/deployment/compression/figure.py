@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ORIGINAL, KEPT, LOST, TEXT = "#33373d", "#1f6fb5", "#d1495b", "#33373d"
 MARKERS = "osD^vPhX<>pd8H"
 PANELS = (
-    ("bytes", "file", size_of),
+    ("bytes", "file, gzipped", size_of),
     ("flops", "FLOPs of an example", si),
     ("milliseconds", "time of {batch} examples, ms", "{:.3g}".format),
 )

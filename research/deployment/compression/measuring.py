@@ -1,7 +1,8 @@
 """What a network comes to: its size, what it costs, how long it takes, how often it is right.
 
-Nothing is declared. The bytes are those of the file, the multiply-adds are read off the traced program, and networks
-take turns while they are timed, so that whatever else a machine does hits all of them alike.
+Nothing is declared. The bytes are those of files that are written alike, the original's too; the multiply-adds are read
+off the traced program; and networks take turns while they are timed, so that whatever else a machine does hits all of
+them alike.
 """
 
 import dataclasses

@@ -13,6 +13,7 @@ from research.deployment.compression.sentences import verdict
 NUMBERS = {
     "file": "bytes",
     "smaller": "times_smaller",
+    "plain smaller": "times_smaller_plain",
     "parameters": "parameters",
     "not 0": "nonzeros",
     "multiply-adds": "multiply_adds",

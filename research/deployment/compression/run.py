@@ -36,6 +36,13 @@ from research.training import folder
 from research.training.reading import load_for, read_experiment
 
 ORIGINAL = "original"
+TIMES = (
+    ("smaller", "bytes"),
+    ("smaller_plain", "bytes_plain"),
+    ("cheaper", "flops"),
+    ("faster", "milliseconds"),
+)
+"""(what a network is so many times, by which figure of it and of the original)."""
 
 
 def compress(
@@ -63,10 +70,10 @@ def compress(
             display.show_method(console, method.title)
             made.append(method.compress(work))
         rows = measure(config, work, made)
-        for row, compressed in zip(rows[1:], made, strict=True):
+        for index, (row, compressed) in enumerate(zip(rows[1:], made, strict=True)):
             if row["within"]:
                 into = kept.path / "networks" / slug(row["network"])
-                write_compressed(into, compressed.network, {"method": row["network"], "told": compressed.told}, source)
+                write_compressed(into, compressed.network, about(config, index, rows, compressed, command), source)
                 row["folder"] = str(into)
         told = {
             "config": to_json(config),
@@ -75,6 +82,7 @@ def compress(
             "source": dict(work.trained.about),
             "budget": config.budget,
             "split": config.split,
+            "examples": len(work.loaded.splits[config.split]),
             "batch": config.batch,
             "rows": rows,
         }
@@ -140,7 +148,8 @@ def measure(config: Compression, work: Work, made: Sequence[Compressed]) -> list
         rows.append(
             {
                 "network": title,
-                "bytes": len(packed(network) if index else serialised(network)),
+                "bytes": len(packed(network)),
+                "bytes_plain": len(serialised(network)),
                 **counted(network)._asdict(),
                 "milliseconds": 1e3 * seconds[index],
                 "accuracy": accuracy.value,
@@ -150,15 +159,32 @@ def measure(config: Compression, work: Work, made: Sequence[Compressed]) -> list
                 "lost_low": lost.low,
                 "lost_high": lost.high,
                 "within": bool(lost.value <= config.budget + 1e-9),
-                **{f"times_{name}": None for name in ("smaller", "cheaper", "faster")},
+                **{f"times_{name}": None for name, _ in TIMES},
                 "folder": None,
-                "told": {"bytes gzipped": len(packed(network))} if index == 0 else made[index - 1].told,
+                "told": made[index - 1].told if index else {},
             }
         )
     for row in rows:
-        for name, amount in (("smaller", "bytes"), ("cheaper", "flops"), ("faster", "milliseconds")):
+        for name, amount in TIMES:
             row[f"times_{name}"] = rows[0][amount] / row[amount]
     return rows
+
+
+def about(
+    config: Compression, index: int, rows: Sequence[Mapping[str, Any]], compressed: Compressed, command: Sequence[str]
+) -> dict[str, Any]:
+    """What a network's own folder tells of how it was made, and what that cost."""
+    alone = dataclasses.replace(config, methods=(config.methods[index],))
+    original, row = rows[0], rows[index + 1]
+    figures = ("accuracy", "lost", "lost_low", "lost_high", *(f"times_{name}" for name, _ in TIMES[:3]))
+    judged = {name: row[name] for name in figures} | {"original accuracy": original["accuracy"]}
+    return {
+        "method": row["network"],
+        "told": compressed.told,
+        "compression": to_json(alone),
+        "judged": judged,
+        "command": list(command),
+    }
 
 
 def write(kept: folder.RunFolder, told: dict[str, Any], config_file: Path | None) -> None:

@@ -3,7 +3,7 @@
     networks/int8_weights/
       model.json               the model's config, such as Quantized of ConvNet
       data.json                what its inputs and classes are, and how inputs are normalised
-      network.json             where it comes from, what was done to it, and the SHA-256 of its arrays
+      network.json             where it comes from, what was done to it, the SHA-256 of its arrays and other files
       weights.safetensors.gz   the arrays by path; what `gunzip` makes of it any reader of safetensors takes
       config.py                the file of a model of the user's own, with what it imports from beside it
 
@@ -18,6 +18,7 @@ It is read as the trained network that it is:
 """
 
 import gzip
+import hashlib
 import json
 import math
 import shutil
@@ -31,9 +32,10 @@ import numpy as np
 from research.commandline.loading import load_config
 from research.config import to_json
 from research.data import base
+from research.deployment.standalone import sha256
 from research.deployment.trained import Trained
 from research.errors import UserError, did_you_mean
-from research.jsonl import explained, read_json, write_atomically, write_json
+from research.jsonl import encode, explained, read_json, write_atomically, write_json
 from research.models.base import Altered, Model
 from research.training.folder import RunFolder
 from research.training.reading import parameters_fingerprint
@@ -106,10 +108,32 @@ def write_compressed(folder: Path, network: Trained, told: Mapping[str, Any], ru
             shutil.copyfile(source, copy)
     write_json(folder / "model.json", to_json(network.model))
     write_json(folder / "data.json", run.read_json("data.json"))
-    about = {**told, "from": network.about, "sha256": parameters_fingerprint(stored(network))}
-    write_json(folder / "network.json", about)
     with explained(f"write {folder}"):
+        files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
         write_atomically(folder / WEIGHTS, packed(network))
+    about = {**told, "from": network.about, "sha256": parameters_fingerprint(stored(network)), "files": files}
+    write_json(folder / "network.json", about | {"seal": seal(about)})
+
+
+def seal(about: Mapping[str, Any]) -> str:
+    """The SHA-256 of what network.json tells, but for the seal itself."""
+    rest = {name: value for name, value in about.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(encode(rest), sort_keys=True).encode()).hexdigest()
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What network.json tells. Raises UserError where it, or a file that it tells of, is not what was written."""
+    about = read_json(folder / "network.json")
+    if not isinstance(about, dict) or not {"from", "sha256"} <= about.keys():
+        raise UserError(f"{folder / 'network.json'}: damaged, for it does not tell of a network")
+    if "files" in about and about.get("seal") != seal(about):
+        raise UserError(f"{folder / 'network.json'}: damaged, for it is not what was written")
+    for name, expected in about.get("files", {}).items():
+        with explained(f"read {folder / name}"):
+            found = sha256(folder / name)
+        if found != expected:
+            raise UserError(f"{folder / name}: damaged, for it is not what was written")
+    return about
 
 
 def read_compressed(path: str | Path) -> Trained:
@@ -118,7 +142,7 @@ def read_compressed(path: str | Path) -> Trained:
     if not (folder / "network.json").is_file():
         inside = [str(each.parent) for each in sorted(folder.glob("**/network.json"))]
         raise UserError(f"{folder}: holds no compressed network{did_you_mean(str(folder), inside)}")
-    about = read_json(folder / "network.json")
+    about = read_about(folder)
     model = load_config(str(folder / "model.json"), (Altered, Model, object)).config  # object: a Flax module's class
     data = base.from_description(read_json(folder / "data.json"))
     with explained(f"read {folder}"):

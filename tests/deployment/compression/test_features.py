@@ -100,6 +100,41 @@ def test_what_is_left_has_no_more_flops_than_asked_for_and_little_less(make, wor
     assert np.isfinite(answers(network)).all()
 
 
+def flops(trained, spec):
+    return size(trained.model, spec, "FLOPs")
+
+
+def test_in_stages_flops_fall_with_training_after_each(make, work_on, answers, monkeypatch):
+    trained, seen = make(MLP(depth=3, width=12, residual=True, norm="batch")), []
+    train = Retraining.train
+
+    def watched(self, work, model, parameters, model_state):
+        seen.append((size(model, trained.data.spec, "FLOPs"), parameters))
+        return train(self, work, model, parameters, model_state)
+
+    monkeypatch.setattr(Retraining, "train", watched)
+    method = FeaturePruning(flops=0.4, multiple=1, stages=3, retraining=Retraining(duration=steps(2)))
+    gradually = method.compress(work_on(trained))
+    whole = flops(trained, trained.data.spec)
+    found = [cost / whole for cost, _ in seen]
+    assert len(found) == len(gradually.told["stages"]) == 3
+    for share, stage in zip(found, (1, 2, 3), strict=True):
+        assert share <= 0.4 ** (stage / 3)
+    assert found[0] > found[1] > found[2] > 0.2
+    assert gradually.network.model == plan(trained, 0.4).model
+    assert np.isfinite(answers(gradually.network)).all()
+
+
+def test_later_stages_cut_what_was_trained_and_are_exact_where_features_are_zero(make, work_on, answers):
+    trained = make(PLAIN)
+    for group, count in plan(trained, 0.4).groups:
+        trained = without(trained, group, np.arange(group.features - count))
+    method = FeaturePruning(flops=0.4, multiple=1, stages=3, retraining=None)
+    network = method.compress(work_on(trained)).network
+    assert flops(network, trained.data.spec) <= 0.4 * flops(trained, trained.data.spec)
+    np.testing.assert_allclose(answers(network), answers(trained), atol=1e-5)
+
+
 def test_what_a_norm_over_features_mixes_is_not_cut(make, work_on):
     (problem,) = FeaturePruning().unsuited(work_on(make(MLP(depth=2, width=6, norm="layer"))))
     assert "no field whose features could be cut" in problem

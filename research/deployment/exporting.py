@@ -11,7 +11,8 @@
 
 The folder is written beside its place and each program tried there: in a new process, from which this package is kept
 away, on every example of the test split. Unless it gives the probabilities that evaluation comes to, to 1e-5, nothing
-is left behind. Of a compressed network, which evaluation does not know, they are its own.
+is left behind. Of a compressed network, which evaluation does not know, they are its own; and unless that keeps within
+its budget on the test split, against the run it was made of, nothing is left behind either.
 """
 
 import dataclasses
@@ -47,6 +48,7 @@ from research.training.reading import load_best, load_for, read_experiment
 FORMATS = {"stablehlo": formats.stablehlo, "onnx": formats.onnx}
 TOLERANCE = 1e-5
 """How far a probability may be from that of the network that was exported."""
+RAW = "raw.npy"
 KEPT_AWAY = {
     "stablehlo": ("research", "flax", "optax", "orbax", "safetensors"),
     "onnx": ("research", "flax", "optax", "orbax", "safetensors", "jax", "jaxlib", "jax2onnx"),
@@ -69,10 +71,13 @@ def export(path: str, to: str | os.PathLike | None = None, asked: Sequence[str] 
     experiment = dataclasses.replace(read_experiment(run), devices=1)
     loaded, plan = load_for(run, experiment)
     to = Path(to) if to is not None else Path("exports", run.name)
+    test, evaluate = loaded.splits["test"], _of_evaluation(run, experiment, plan)
     with new_folder(to) as new:
-        evaluate = _of_program(program) if "compressed" in program.about else _of_evaluation(run, experiment, plan)
+        own = _of_program(program) if "compressed" in program.about else evaluate
         tells = what_it_tells(program.data, experiment.objective)
-        told = _write(program, run, loaded.splits["test"], tells, new, names, evaluate, is_asked=asked is not None)
+        told = _write(program, run, test, tells, new, names, own, is_asked=asked is not None)
+        if "compressed" in program.about:
+            _check_budget(program, told["accuracy"], test, evaluate)
     return {"folder": str(run.path), "step": program.about.get("step"), "to": str(to), **told}
 
 
@@ -215,6 +220,24 @@ def _of_evaluation(run: folder.RunFolder, experiment: Experiment, plan: Plan) ->
     return call
 
 
+def _check_budget(
+    program: Program, accuracy: float | None, test: Split | Streamed, evaluate: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Raises UserError where a compressed network loses more on the test split than its budget allows."""
+    from research.deployment.compression.storage import read_about  # few need it
+
+    about = read_about(Path(program.about["compressed"]))
+    budget = about.get("compression", {}).get("budget")  # older ones do not tell
+    if budget is None or accuracy is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="fathom-") as scratch:
+        likely = _likely(test, evaluate, Path(scratch))
+        lost = _accuracy(program.data, likely, test.labels) - accuracy
+    if lost > budget + 1e-9:
+        told = f"{about['method']} loses {100 * lost:.2f} points of accuracy on the test split"
+        raise UserError(f"{told}, and its budget is {100 * budget:.3g}; nothing was written")
+
+
 def try_out(
     data: Description,
     new: Path,
@@ -228,12 +251,16 @@ def try_out(
     Raises UserError if a difference is more than TOLERANCE, or a program cannot be run.
     """
     with tempfile.TemporaryDirectory(prefix="fathom-") as scratch:
-        raw, wanted = Path(scratch, "raw.npy"), Path(scratch, "wanted.npy")
-        _write_raw(test, raw)
-        standalone.in_batches(evaluate, np.load(raw, mmap_mode="r"), wanted)
-        expected = np.load(wanted, mmap_mode="r")
-        differences = {name: _difference(new, name, raw, expected, Path(scratch)) for name in names}
+        expected = _likely(test, evaluate, Path(scratch))
+        differences = {name: _difference(new, name, Path(scratch, RAW), expected, Path(scratch)) for name in names}
         return differences, _accuracy(data, expected, test.labels)
+
+
+def _likely(test: Split | Streamed, evaluate: Callable[[np.ndarray], np.ndarray], scratch: Path) -> np.ndarray:
+    """The probabilities of a split, in a file; its raw inputs lie beside them, in RAW."""
+    _write_raw(test, scratch / RAW)
+    standalone.in_batches(evaluate, np.load(scratch / RAW, mmap_mode="r"), scratch / "likely.npy")
+    return np.load(scratch / "likely.npy", mmap_mode="r")
 
 
 def _write_raw(test: Split | Streamed, into: Path) -> None:

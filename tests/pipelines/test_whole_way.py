@@ -10,14 +10,15 @@ import pytest
 
 from research.config import ConfigError, validate
 from research.data import Digits
-from research.deployment import standalone
+from research.deployment import exporting, standalone
 from research.deployment.compression import Int4, Int8, read_compressed
+from research.deployment.compression.storage import seal
 from research.deployment.trained import probabilities
 from research.errors import UserError
 from research.models import MLP
 from research.pipelines import Compress, Export, Pipeline, Train
 from research.pipelines import run as module
-from research.training import Experiment, steps
+from research.training import Experiment, run, steps
 
 SMALL = Experiment(
     data=Digits(), model=MLP(depth=1, width=8), duration=steps(80), evaluate_every=steps(40), devices=1, norms="none"
@@ -116,6 +117,28 @@ def test_nothing_is_exported_that_is_not_good_enough(told, asked):
     assert failed["reason"] == "not good enough"
     assert [stage["name"] for stage in failed["stages"]] == ["trained", "smaller"]
     assert "smaller is not good enough" in json.dumps(module.page(failed["folder"]))
+
+
+def test_a_network_that_loses_more_than_its_budget_on_the_test_split_is_not_exported(told, tmp_path):
+    """Though it keeps within it on the validation split, by which it was chosen."""
+    network = Path(last(told, 1)["folder"])
+    shutil.copytree(network, tmp_path / "network")
+    path = tmp_path / "network" / "network.json"
+    about = json.loads(path.read_text())
+    read = read_compressed(tmp_path / "network")
+    labels = Digits().load().splits["test"].labels
+    likely = probabilities(read, read.parameters, read.model_state, Digits().load().splits["test"].inputs)
+    lost = run.evaluate(about["from"]["path"])["test"]["accuracy"] - np.mean(likely.argmax(1) == labels)
+    for more, is_written in ((1e-4, True), (-1e-4, False)):
+        about["compression"]["budget"] = float(lost + more)
+        path.write_text(json.dumps(about | {"seal": seal(about)}))
+        try:
+            exporting.export(str(path.parent), tmp_path / f"export {more}", ["stablehlo"])
+        except UserError as error:
+            assert not is_written and f"loses {100 * lost:.2f} points of accuracy" in error.problems[0]
+        else:
+            assert is_written
+        assert (tmp_path / f"export {more}").exists() == is_written
 
 
 def test_an_export_whose_gate_does_not_hold_is_not_left_where_deployed_ones_are(tmp_path):

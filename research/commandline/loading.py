@@ -170,7 +170,7 @@ def blaming_if_there(path: Path | None) -> Iterator[None]:
 def modules_beside(path: Path) -> dict[str, Path]:
     """The files of the modules now loaded that lie in the folder of `path` or below: {path from there: file}.
 
-    What is installed there is left out, and so is this package.
+    What is installed there is left out, and so are this package and what only says that it is a file (PyTorch's `ops`).
     """
     folder, found = path.resolve().parent, {}
     for name, module in list(sys.modules.items()):
@@ -178,7 +178,9 @@ def modules_beside(path: Path) -> dict[str, Path]:
         if not file or name.startswith((USER_MODULE, "research.")) or name in ("research", "__main__"):
             continue
         file = Path(file).resolve()
-        if file.suffix == ".py" and file.is_relative_to(folder) and "site-packages" not in file.parts:
+        if not file.is_relative_to(folder) or "site-packages" in file.parts:
+            continue
+        if file.suffix == ".py" and file.is_file():
             found[file.relative_to(folder).as_posix()] = file
     return found
 

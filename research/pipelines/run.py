@@ -190,6 +190,8 @@ def _placed(stage: Stage, folder: str, holds: bool, root: Path) -> str:
     if place != Path(folder):
         place.parent.mkdir(exist_ok=True)
         os.rename(folder, place)
+        with contextlib.suppress(OSError):  # others may lie there
+            Path(folder).parent.rmdir()
     return str(place)
 
 

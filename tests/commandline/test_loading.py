@@ -1,10 +1,11 @@
 import json
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from research.commandline.loading import load_config, load_python, split_argument
+from research.commandline.loading import load_config, load_python, modules_beside, split_argument
 from research.config import USER_MODULE, config, leaf, structure, to_json
 from research.errors import UserError
 
@@ -303,3 +304,14 @@ def test_the_folder_of_a_run_or_of_runs_stands_for_the_config_of_the_newest(writ
     assert load("runs/job/1").config.seed == 1
     assert load("runs/job").config.seed == 2
     assert load("runs/job").path == Path("runs/job/2/config.json")
+
+
+def test_a_module_that_only_says_it_is_a_file_does_not_lie_beside_the_config(tmp_path, monkeypatch):
+    """As `torch.ops`, whose file is said to be _ops.py, wherever one is."""
+    (tmp_path / "there.py").write_text("")
+    for name in ("there", "not_there"):
+        module = types.ModuleType(name)
+        module.__file__ = f"{name}.py"
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.chdir(tmp_path)
+    assert modules_beside(tmp_path / "exp.py") == {"there.py": tmp_path / "there.py"}

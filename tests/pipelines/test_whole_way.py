@@ -154,12 +154,13 @@ def test_an_export_whose_gate_does_not_hold_is_not_left_where_deployed_ones_are(
     assert [path.name for path in deployed.iterdir()] == [name]
     failed = asked("accuracy > 1 on test")
     assert failed["reason"] == "not good enough"
-    assert not list(deployed.iterdir())
+    assert not deployed.exists()
     assert Path(last(failed, 2)["folder"]).name == name
     assert standalone.checked(last(failed, 2)["folder"])
     held = asked("accuracy >= 0 on test")
     assert held["reason"] == "finished" and last(held, 2)["was_done"]
     assert [path.name for path in deployed.iterdir()] == [name]
+    assert not (tmp_path / "whole" / "deployed_refused").exists()
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def verdict(told: Mapping[str, Any]) -> tuple[str, str]:
         change = "With all weights shuffled every map is another, as it must be."
     if told.get("late"):
         change += (
-            f" Those by {_listed(told['late'])} are not before the first layers are shuffled as well: they show what "
+            f" Maps by {_listed(told['late'])} change only once the first layers are shuffled as well: they show what "
             "these look at, and not what the answer rests on."
         )
     if told["outlines"]:
@@ -174,6 +174,8 @@ def _caption_of_removal(told: Mapping[str, Any]) -> str:
         said.append("What gives as many numbers as it takes, such as a residual block, is skipped.")
     if "mean" in hows:
         said.append("Any other layer gives always the mean of its outputs over training examples.")
+    if any(row.get("cuts") for row in told["removal"]):
+        said.append("Where there is no way around it, nothing of the input is left, which says nothing of the layer.")
     return " ".join([*said, "Nothing was trained again; intervals are of the paired difference."])
 
 

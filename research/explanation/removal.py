@@ -161,5 +161,9 @@ def sentence(rows: list[dict[str, Any]]) -> str:
     what = "layers" if kinds == {"mean"} else "blocks and layers"
     told = f"Without {worst['layer']} it loses most, {-100 * worst['difference']:.1f} points"
     if not spared:
-        return f"{told}; none of {len(others)} {what} can be spared."
-    return f"{told}; of {len(others)} {what}, {len(spared)} can be spared one at a time: {', '.join(spared)}."
+        told += f"; none of {len(others)} {what} can be spared."
+    else:
+        told += f"; of {len(others)} {what}, {len(spared)} can be spared one at a time: {', '.join(spared)}."
+    if count := len(rows) - 1 - len(others):
+        told += f" There is no way around {count} other{'s' * (count > 1)}, of which removal says nothing."
+    return told

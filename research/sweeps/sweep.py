@@ -68,7 +68,9 @@ class Sweep:
     )
     judge_most: int = structure(16, "programs that are judged, the best of them", within="[1, inf)")
     tested: Literal["all", "chosen"] = structure(
-        "all", "trials that get test figures: all, or of each program those with the values that validation chose"
+        "all",
+        "trials that get test figures: all, or of each program those with the values that validation chose, and those "
+        "that did not run together",
     )
     name: str = edge("", "what the sweep is called; the config file's name if empty")
 

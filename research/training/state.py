@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Parameters = dict[str, jax.Array]
 
@@ -46,7 +47,7 @@ def as_flat(tree: Any) -> dict[str, Any]:
 
 
 def from_flat(arrays: dict[str, Any], template: Any) -> Any:
-    """The pytree of `template`'s structure from what `as_flat` gave of it, its arrays where they are."""
+    """The pytree of `template`'s structure from what `as_flat` gave of it."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(template)
     keys = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    return jax.tree.unflatten(tree, [arrays[key] for key in keys])
+    return jax.tree.unflatten(tree, [jnp.asarray(arrays[key]) for key in keys])

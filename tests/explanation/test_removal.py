@@ -105,6 +105,9 @@ def test_what_is_said_names_what_can_be_spared():
     assert "stem" in sentence([whole, lost]) and "none of 1" in sentence([whole, lost])
     cut = {**lost, "cuts": True}
     assert "stem" not in sentence([whole, cut, spared]) and "of 1 blocks and layers" in sentence([whole, cut, spared])
+    assert "no way around 1 other, of which" in sentence([whole, cut, spared])
+    assert "no way around 2 others, of which" in sentence([whole, cut, cut, spared])
+    assert "no way around" not in sentence([whole, lost, spared])
     assert "says nothing of how much of the depth is used" in sentence([whole, cut])
 
 

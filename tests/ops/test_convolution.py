@@ -15,6 +15,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from research.ops.convolution import convolve, convolve_transposed, true_convolve
 from research.ops.convolution.formulations import FORMULATIONS
+from research.ops.convolution.geometry import geometry_of_convolution
+from research.ops.convolution.operations import Problem, _kernel_gradient_by_shifts
 
 METHODS = (None, *FORMULATIONS)
 
@@ -143,6 +145,16 @@ def test_value_and_gradients_are_those_of_the_definition(name, method):
 def test_the_gradient_of_the_kernel_is_right_whatever_parts_the_batch_falls_into(name, batch):
     expected, inputs, arguments = expected_and_arguments(CASES[name], batch=batch)
     assert_all_close(jax.jit(value_and_gradients({**arguments, "method": "xla"}))(*inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["same", "even and not square", "padded more than the window", "whole"])
+def test_the_gradient_of_the_kernel_as_one_product_of_shifts_is_that_of_the_definition(name):
+    case = {**CASES, "whole": ((7, 9), (7, 9), 2, 3, {"padding": "VALID"})}[name]
+    (_, _, expected), (inputs, kernel, gradient), arguments = expected_and_arguments(case)
+    window, sizes = kernel.shape[:-2], inputs.shape[1:-1]
+    geometry = geometry_of_convolution("it", sizes, window, 1, arguments.get("padding", "SAME"), 1)
+    problem = Problem(sizes, window, *kernel.shape[-2:], 1, geometry, None)
+    assert_all_close([_kernel_gradient_by_shifts(inputs, gradient, problem)], [expected])
 
 
 def test_the_gradient_of_the_kernel_does_not_compute_its_inputs_anew():

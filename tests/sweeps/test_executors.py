@@ -141,6 +141,19 @@ def test_each_slot_has_a_pack_and_the_table_is_that_of_one_process(sweep, tmp_pa
     assert direct.begun == [[0, 1, 2], [3, 4]]
 
 
+def test_workers_test_what_validation_chose_where_they_have_all_of_a_program(sweep, tmp_path, direct):
+    some = dataclasses.replace(sweep, tested="chosen")
+    elsewhere = module.run(some, workdir=str(tmp_path / "elsewhere"), executor="ray")
+    tested = [row["trial"] for row in read(elsewhere, "trials.jsonl") if row["test"]]
+    here = module.run(some, workdir=str(tmp_path / "here"))
+    assert tested == [row["trial"] for row in read(here, "trials.jsonl") if row["test"]]
+    assert len(tested) == 2 * 2 + 2  # of two programs two seeds, and one fresh each
+    rates = log_uniform("optimizer.learning_rate", 0.01, 0.1, trials=4)
+    one = dataclasses.replace(some, space=product(rates, repeat("seed", 2)))  # two workers have two rates each
+    whole = module.run(one, workdir=str(tmp_path / "one"), executor="ray")
+    assert all(row["test"] for row in read(whole, "trials.jsonl"))
+
+
 def test_a_pack_that_does_not_fit_into_a_worker_is_halved(sweep, tmp_path, direct, monkeypatch):
     whole = module.run(sweep, workdir=str(tmp_path / "whole"), executor="ray")
     direct.begun.clear()

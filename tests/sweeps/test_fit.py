@@ -159,7 +159,7 @@ def test_those_that_stay_are_not_touched_when_others_leave(base, how):
     pack = pack_of(experiments, how=how)
     assert pack.advance(10, quiet([]))
     (gone, *_) = pack.narrow([4, 1, 3])
-    assert (gone["trial"], gone["status"], gone["test"]) == (0, "left early", None)
+    assert (gone["trial"], gone["status"], gone["test"], gone["ended"]) == (0, "left early", None, False)
     assert pack.advance(20, quiet([]))
     rows, _ = fitted(experiments, how=how)
     for row in pack.finish().rows:

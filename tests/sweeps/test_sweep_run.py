@@ -344,6 +344,10 @@ def test_at_each_rung_the_worse_half_leaves(halved, tmp_path):
     for row in rows:
         if row["status"] == "finished":
             assert row["test"]["loss"] == pytest.approx(alone[row["trial"]]["test"]["loss"], abs=1e-5)
+    for number, program in enumerate(summary["programs"]):  # what left is not what is best
+        came = [row for row in rows if row["program"] == number and row["status"] == "finished"]
+        assert (program["best"] is None, program["chosen"] is None) == (not came, not came)
+        assert not came or program["best"]["trial"] in {row["trial"] for row in came}
 
 
 @pytest.mark.parametrize("after", [1, 3, 5, 7])

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from research.deployment.compression.base import Work
 from research.deployment.compression.compression import Compression
+from research.deployment.compression.sentences import in_points
 from research.inspection.tables import si, size_of
 from research.training.display import console
 
@@ -21,7 +22,7 @@ def show_opening(to: Console, config: Compression, work: Work, changes: Sequence
     about = work.trained.about
     lines = {
         "network": f"{type(work.trained.model).__name__} of {about['path']}, step {about['step']}",
-        "budget": f"{100 * config.budget:.3g} points of accuracy, on the {config.split} split",
+        "budget": f"{in_points(config.budget)} of accuracy, on the {config.split} split",
     }
     to.print(Text(config.name or "compression", style="bold"))
     for change in changes:

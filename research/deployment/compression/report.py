@@ -8,7 +8,7 @@ from typing import Any
 from research.analysis import page
 from research.deployment.compression import figure
 from research.deployment.compression.display import TITLES, cells, note
-from research.deployment.compression.sentences import verdict
+from research.deployment.compression.sentences import in_points, verdict
 
 NUMBERS = {
     "file": "bytes",
@@ -34,7 +34,7 @@ def page_of(told: Mapping[str, Any]) -> str:
     source = told["source"]
     content = (
         f"<h1>{html.escape(name)}</h1><p class=quiet>{html.escape(source['path'])}, step {source['step']}; at most "
-        f"{100 * told['budget']:.3g} points of accuracy may be lost on the {told['split']} split</p>"
+        f"{in_points(told['budget'])} of accuracy may be lost on the {told['split']} split</p>"
         f"<div class=verdict><p class=answer>{html.escape(answer)}</p><ul>{items}</ul></div>"
         f'<figure style="max-width:64rem"><img style="max-width:100%" alt="Accuracy by size, cost and time" '
         f'src="data:image/png;base64,{picture}"><figcaption>Bars are 95 % intervals over the examples. Blue keeps '

@@ -29,6 +29,7 @@ from research.deployment.compression import display, figure, report
 from research.deployment.compression.base import Compressed, Work
 from research.deployment.compression.compression import Compression, slug
 from research.deployment.compression.measuring import counted, judge, latencies, outcomes
+from research.deployment.compression.sentences import in_points
 from research.deployment.compression.storage import packed, serialised, write_compressed
 from research.errors import UserError
 from research.jsonl import write_atomically
@@ -99,7 +100,7 @@ def check_budget(told: Mapping[str, Any]) -> None:
     """Raises UserError where no network that was made keeps within the budget."""
     if not any(row["within"] for row in told["rows"][1:]):
         raise UserError(
-            f"budget: no network keeps within {100 * told['budget']:.3g} points, so none is handed on; the table is in "
+            f"budget: no network keeps within {in_points(told['budget'])}, so none is handed on; the table is in "
             f"{told['folder']}"
         )
 

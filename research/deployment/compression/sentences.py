@@ -11,10 +11,16 @@ def verdict(told: Mapping[str, Any]) -> list[str]:
     """Which networks are the smallest, cheapest and fastest of those within the budget, the smallest first."""
     made = told["rows"][1:]
     kept = [row for row in made if row["within"]]
-    points = f"{100 * told['budget']:.3g} points"
+    points = in_points(told["budget"])
     if not kept:
         return [f"No network keeps within {points}, so none is handed on.", *basis(told)]
     return [*_best(kept, points), *_missed(made), *basis(told)]
+
+
+def in_points(share: float, digits: int = 3) -> str:
+    """A share of the examples in points: "0.3 points", "1 point"."""
+    number = f"{100 * share:.{digits}g}"
+    return f"{number} point{'s' * (number != '1')}"
 
 
 def basis(told: Mapping[str, Any]) -> Iterator[str]:
@@ -23,11 +29,11 @@ def basis(told: Mapping[str, Any]) -> Iterator[str]:
     allowed = int(budget * examples + 1e-9)
     yield (
         f"It rests on the {examples:,} examples of the {told['split']} split, of which one is "
-        f"{100 / examples:.2g} points: the budget is {allowed or 'less than 1'} example{'s' * (allowed > 1)}."
+        f"{in_points(1 / examples, digits=2)}: the budget is {allowed or 'less than 1'} example{'s' * (allowed > 1)}."
     )
     yield (
         f"These examples decide what is kept, and are no fresh test of it; a loss whose interval reaches beyond "
-        f"{100 * budget:.3g} points may be larger on others."
+        f"{in_points(budget)} may be larger on others."
     )
 
 

@@ -213,7 +213,7 @@ def test_only_what_differs_is_said(figures, word, is_said):
     ("budget", "examples", "said"),
     [
         (0.003, 360, "one is 0.28 points: the budget is 1 example."),
-        (0.003, 100, "one is 1 points: the budget is less than 1 example."),
+        (0.003, 100, "one is 1 point: the budget is less than 1 example."),
         (0.02, 360, "the budget is 7 examples."),
         (0.29, 100, "the budget is 29 examples."),
     ],

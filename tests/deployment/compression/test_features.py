@@ -109,8 +109,9 @@ def test_in_stages_flops_fall_with_training_after_each(make, work_on, answers, m
     train = Retraining.train
 
     def watched(self, work, model, parameters, model_state):
-        seen.append((size(model, trained.data.spec, "FLOPs"), parameters))
-        return train(self, work, model, parameters, model_state)
+        seen.append((size(model, trained.data.spec, "FLOPs"), parameters["head/bias"]))
+        found, state = train(self, work, model, parameters, model_state)
+        return found | {"head/bias": np.full_like(found["head/bias"], len(seen))}, state
 
     monkeypatch.setattr(Retraining, "train", watched)
     method = FeaturePruning(flops=0.4, multiple=1, stages=3, retraining=Retraining(duration=steps(2)))
@@ -121,6 +122,7 @@ def test_in_stages_flops_fall_with_training_after_each(make, work_on, answers, m
     for share, stage in zip(found, (1, 2, 3), strict=True):
         assert share <= 0.4 ** (stage / 3)
     assert found[0] > found[1] > found[2] > 0.2
+    assert [bias[0] for _, bias in seen[1:]] == [1, 2]  # what the stage before made of it
     assert gradually.network.model == plan(trained, 0.4).model
     assert np.isfinite(answers(gradually.network)).all()
 

@@ -9,6 +9,7 @@ run_once(...)             # in the place of jax.jit: a program that is compiled 
 knows("xla_cpu_…")        # whether a flag of XLA's may be set
 """
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -61,14 +62,24 @@ def cache_folder() -> Path:
 
 
 def remember_programs() -> None:
-    """Lets JAX keep compiled programs in the user's cache folder, unless its variables say otherwise."""
-    settings = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache_folder() / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(MOST_BYTES),
-    }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
+    """Lets JAX keep compiled programs in the user's cache folder, unless its variables say otherwise.
+
+    Only our own folder has a largest size. JAX writes nothing more, and warns each time, into a folder that has one and
+    holds a program without the time of its last use: one that came there while the folder had none, as another's may,
+    or whose process was killed in the midst of it. To such a program in our folder the earliest time is given.
+    """
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = cache_folder() / "programs"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(MOST_BYTES))
+    with contextlib.suppress(OSError):
+        names = set(os.listdir(folder))
+        for name in names:
+            used = name.removesuffix("-cache") + "-atime"
+            if name.endswith("-cache") and used not in names:
+                (folder / used).touch()  # empty, JAX reads it as 0; left as it is if another process has written it
 
 
 def tune() -> dict[str, str]:

@@ -71,6 +71,30 @@ def test_too_late_is_told_and_changes_nothing(monkeypatch):
     assert os.environ["XLA_FLAGS"] == before
 
 
+COMPILES = """
+from research import runtime
+runtime.remember_programs()
+import jax
+jax.jit(lambda x: x + 1)(1.0)
+"""
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["in our folder", "in the user's"])
+def test_programs_are_kept_beside_one_whose_last_use_is_not_known(tmp_path, one_device, given):
+    folder = tmp_path / "fathom" / "programs"
+    folder.mkdir(parents=True)
+    (folder / "jit_killed-cache").write_bytes(b"x" * 100)  # of a process killed before it wrote -atime
+    unset = ("JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE")
+    environment = {name: value for name, value in one_device.items() if name not in unset}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(folder)} if given else {}
+    done = subprocess.run([sys.executable, "-c", COMPILES], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = {path.name for path in folder.iterdir()}
+    assert len([name for name in names if name.endswith("-cache")]) > 1
+    assert ("jit_killed-atime" in names) is not given
+
+
 RESTARTS = """
 import os, sys
 from research import runtime

@@ -124,7 +124,7 @@ def test_predict_py_needs_nothing_of_ours_and_says_what_the_network_says(exporte
         [sys.executable, "-P", "-c", exporting.TRY, *script, str(tmp_path)],
         capture_output=True,
         text=True,
-        env={**one_device, "JAX_ENABLE_COMPILATION_CACHE": "0"},  # JAX warns where two processes write one entry
+        env={**one_device, "JAX_ENABLE_COMPILATION_CACHE": "0"},  # JAX warns of what another test is writing
     )
     best = evaluated[1][0].argmax()
     assert done.stdout.split() == [str(tmp_path / "one.npy"), str(best), f"{100 * evaluated[1][0, best]:.2f}", "%"]

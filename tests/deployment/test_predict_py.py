@@ -35,7 +35,8 @@ def predict_py(exported, one_device):
 
     def call(kind: str, *arguments):
         command = [sys.executable, f"{exported(kind)}/predict.py", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, env=one_device)
+        environment = {**one_device, "JAX_ENABLE_COMPILATION_CACHE": "0"}  # JAX warns of what another test is writing
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
     return call

@@ -101,7 +101,7 @@ class _Stage(nn.Module):
     def __call__(self, outputs: Array) -> Array:
         config = self.config
         how = {"kernel_size": config.kernel_size, "padding": config.padding, "residual": config.residual}
-        outputs = convolutions(config.convolutions, config, outputs, self.features, self.train, **how)
+        outputs = convolutions(self, config.convolutions, config, outputs, self.features, self.train, **how)
         match config.pooling:
             case "max":
                 return max_pool(outputs, 2)

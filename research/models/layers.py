@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import Array
 
 from research.errors import UserError
+from research.models import in_use
 from research.ops.convolution import convolve
 from research.ops.dropout import dropout
+from research.ops.once import computed_once
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "elu", "tanh", "sigmoid"]
 Norm = Literal["batch", "group", "layer", "rms"]
@@ -106,6 +109,7 @@ class Convolution(nn.Module):
 
 
 def convolutions(
+    module: nn.Module,
     count: int,
     config: Any,
     outputs: Array,
@@ -120,29 +124,39 @@ def convolutions(
 
     They are convolution_0, norm_0, convolution_1, ...: inputs (batch, *spatial, in) to (batch, *spatial, features).
     Residual ones are added to their inputs before the activation, where the shapes agree (He et al., 2016). Their
-    kernels begin smaller, by the square root of their number, so that the sum does not grow with it.
+    kernels begin smaller, by the square root of their number, so that the sum does not grow with it. Within an `UpTo`
+    the first alone are in use.
     """
     initial = initializer(config.activation, config.initializer)
-    for index in range(count):
-        inputs = outputs
+    depth = count if in_use.count() is None else in_use.count()
+
+    def layer(number: str, inputs: Array) -> Array:
         adds = residual and inputs.shape[-1] == features and padding == "SAME"
         outputs = Convolution(
             features,
             kernel_size,
             padding=padding,
             use_bias=config.norm != "batch",  # batch norm would subtract it
-            kernel_init=_smaller(initial, count) if adds else initial,
-            name=f"convolution_{index}",
-        )(outputs)
+            kernel_init=_smaller(initial, depth) if adds else initial,
+            name=f"convolution{number}",
+        )(inputs)
         if config.norm is not None:
-            outputs = norm(config.norm, features, train, name=f"norm_{index}")(outputs)
-        outputs = activate(config.activation, inputs + outputs if adds else outputs)
-    return outputs
+            outputs = norm(config.norm, features, train, name=f"norm{number}")(outputs)
+        if adds:
+            return computed_once(activate(config.activation, inputs + outputs))
+        return activate(config.activation, outputs)
+
+    if in_use.count() is None or module.is_initializing():
+        for index in range(count):
+            outputs = layer(f"_{index}", outputs)
+        return outputs
+    return in_use.scanned(module, ("convolution", "norm"), range(1, count), layer, layer("_0", outputs))
 
 
-def _smaller(initial: Callable[..., Array], count: int) -> Callable[..., Array]:
+def _smaller(initial: Callable[..., Array], count: int | Array) -> Callable[..., Array]:
     """An initializer whose values are divided by the square root of a number."""
-    return lambda *arguments, **options: initial(*arguments, **options) / math.sqrt(count)
+    root = math.sqrt(count) if isinstance(count, int) else jnp.sqrt(count)
+    return lambda *arguments, **options: initial(*arguments, **options) / root
 
 
 def check_positions(name: str, shape: tuple[int, ...]) -> None:

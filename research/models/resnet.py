@@ -21,6 +21,7 @@ from research.config import config, structure
 from research.models.base import Model
 from research.models.layers import Activation, Convolution, Initializer, Norm, activate, check_positions, initializer
 from research.models.layers import norm as norm_layer
+from research.ops.once import computed_once
 from research.ops.pooling import global_average_pool, max_pool
 from research.spec import Spec
 
@@ -177,7 +178,7 @@ class _Block(nn.Module):
             outputs = _convolution(config, width, kernel_size, stride, f"convolution_{index}")(outputs)
             outputs = _norm(config, outputs, self.train, f"norm_{index}")
         if self.shortcut is not None:
-            outputs += self._shortcut(inputs, outputs)
+            return computed_once(activate(config.activation, outputs + self._shortcut(inputs, outputs)))
         return activate(config.activation, outputs)
 
     def _shortcut(self, inputs: Array, outputs: Array) -> Array:

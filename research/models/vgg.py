@@ -93,5 +93,5 @@ class _Stage(nn.Module):
 
     @nn.compact
     def __call__(self, outputs: Array) -> Array:
-        outputs = convolutions(self.count, self.config, outputs, self.features, self.train, kernel_size=3)
+        outputs = convolutions(self, self.count, self.config, outputs, self.features, self.train, kernel_size=3)
         return max_pool(outputs, 2)

@@ -61,6 +61,10 @@ class Model:
         """Which layers hold several equal blocks stacked, and which blocks they are; as `parameters.views` wants it."""
         return {}
 
+    def counted(self) -> str | None:
+        """The field that says how many equal layers there are, where `UpTo` can use the first of them alone."""
+        return None
+
 
 AnyModel = Model | nn.Module
 """What may stand for a model in an experiment."""

@@ -53,6 +53,9 @@ class ConvNet(Model):
         if not self.features:
             yield "features", "at least one stage is needed"
 
+    def counted(self) -> str | None:
+        return "convolutions" if self.padding == "SAME" and not self.remat else None
+
     def module(self, spec: Spec) -> nn.Module:
         """Raises UserError where the data has no positions, or pooling would leave none."""
         check_positions("ConvNet", spec.shape)

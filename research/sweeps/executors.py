@@ -83,7 +83,7 @@ class Work(NamedTuple):
     """Trials of its largest pack."""
     config_file: str | None
     """Whose classes the experiments may be of."""
-    settings: list[str] | None = None
+    settings: list[fit.Setting] | None = None
     """As `Pack.finish` takes them."""
 
 

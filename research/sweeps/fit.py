@@ -46,6 +46,14 @@ TRAINING_EXAMPLES = 10_000
 """Of the training split, so many are looked at again in the end; of each task, where there are several."""
 
 
+class Setting(NamedTuple):
+    """What a trial has in common with its repeats."""
+
+    network: int
+    """The number of its program in the plan, where programs that differ in depth are apart."""
+    values: str
+
+
 class Edge(NamedTuple):
     """Where the fit meets the world."""
 
@@ -73,6 +81,8 @@ class _Lane:
     """One trial under way."""
 
     trial: Trial
+    weight: float
+    """Its part of the time."""
     progress: loop.Progress = dataclasses.field(default_factory=loop.Progress)
     status: str = "finished"
     is_judged: bool = True
@@ -96,13 +106,21 @@ class Pack:
         loaded: Loaded,
         capacity: int = 0,
         source: dict[str, np.ndarray] | None = None,
+        as_lane: Callable[[Experiment], Experiment] = lambda experiment: experiment,
+        weight: Callable[[Experiment], float] = lambda experiment: 1.0,
     ):
-        """source: what training begins with (`Shelf.beginning`); read here if None. Raises UserError as that does."""
+        """The trials, before their first step. Raises UserError as `Shelf.beginning` does.
+
+        source: what training begins with, as that tells it; read here if None.
+        as_lane: an experiment as the program takes it, which may be another than it takes by itself.
+        weight: how much of the time it takes, beside others.
+        """
         experiment = trials[0].experiment
         self.plan, self.loaded, self.step, self.seconds = program.plan, loaded, 0, 0.0
         self._source = Shelf().beginning(self.plan, experiment) if source is None else source
-        self._lanes = [_Lane(trial) for trial in trials]
-        self._layout = lanes.make_lanes(program, [trial.experiment for trial in trials], capacity)
+        self._lanes = [_Lane(trial, weight(trial.experiment)) for trial in trials]
+        self._as_lane = as_lane
+        self._layout = lanes.make_lanes(program, [as_lane(trial.experiment) for trial in trials], capacity)
         self._stages = [_stage(program, plan, experiment, loaded) for plan in phases.all_plans(self.plan)]
         self._entered: int | None = None
         """The number of the stage it is in."""
@@ -290,11 +308,11 @@ class Pack:
         best = [lane.best for lane in self._lanes if lane.best]
         return {name: choose(each[name] for each in best) for name, choose in BETTER.items()} if best else {}
 
-    def finish(self, settings: Sequence[str] | None = None) -> Outcome:
+    def finish(self, settings: Sequence[Setting] | None = None) -> Outcome:
         """What came of the trials that are under way, by their best evaluations.
 
-        settings: what each trial has in common with its repeats, where only those of the best are to be tested: the
-            best in the mean of what they are selected by. All are if None.
+        settings: of each trial, where only those of each network's best values are to be tested: the best in the mean
+            of what they are selected by. All are if None.
         """
         begun = time.perf_counter()
         plan = dataclasses.replace(self._layout.program.plan, given=None)
@@ -307,11 +325,12 @@ class Pack:
         again = self._judge_examples(layout, frozen, best, self._blocks(loaded, seen), len(seen))
         self.seconds += time.perf_counter() - begun
         work = loop.Work(self._lanes[0].trial.experiment, self.plan, self.loaded, self._frozen)
-        unit, seconds = loop.token_unit(work), self.seconds / len(self._lanes)
+        unit, seconds = loop.token_unit(work), self._seconds_of_each()
         figures = zip(_figures(judged, spec, test), _figures(again, spec, seen), strict=True)
         of_chosen = dict(zip(chosen, figures, strict=True))
         rows = [
-            _row(lane, *of_chosen.get(i, (None, None)), unit, seconds, ended=True) for i, lane in enumerate(self._lanes)
+            _row(lane, *of_chosen.get(i, (None, None)), unit, seconds[i], ended=True)
+            for i, lane in enumerate(self._lanes)
         ]
         counts = np.maximum(judged["count"], 1)
         correct = judged["correct"] / counts if unit else judged["correct"].astype(np.uint8)
@@ -324,14 +343,17 @@ class Pack:
             },
         )
 
-    def _of_best(self, settings: Sequence[str]) -> list[int]:
-        """The trials of the best setting, by the mean of those that have a score; all if none has."""
-        scores: dict[str, list[float]] = {}
-        for lane, setting, score in zip(self._lanes, settings, self.scores(), strict=True):
+    def _of_best(self, settings: Sequence[Setting]) -> list[int]:
+        """The trials of each network's best values, by the mean of those that have a score; all if none has."""
+        scores: dict[int, dict[str, list[float]]] = {}
+        for lane, (network, values), score in zip(self._lanes, settings, self.scores(), strict=True):
             if lane.best:
-                scores.setdefault(setting, []).append(score)
-        best = max(scores, key=lambda setting: sum(scores[setting]) / len(scores[setting]), default=None)
-        return [i for i, setting in enumerate(settings) if best in (None, setting)]
+                scores.setdefault(network, {}).setdefault(values, []).append(score)
+        best = {
+            network: max(each, key=lambda values, each=each: sum(each[values]) / len(each[values]))
+            for network, each in scores.items()
+        }
+        return [i for i, (network, values) in enumerate(settings) if best.get(network, values) == values]
 
     def _those(self, indices: Sequence[int]) -> tuple[Lanes, Parameters, Any]:
         """Lanes of some trials alone, with what is frozen and what is best there."""
@@ -349,29 +371,34 @@ class Pack:
     def narrow(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Goes on with some of the trials alone, in a smaller stack; returns the rows of those that leave."""
         chosen = set(indices)
-        left = [lane for i, lane in enumerate(self._lanes) if i not in chosen]
-        seconds = self.seconds / len(self._lanes)
-        self.seconds -= seconds * len(left)
-        for lane in left:
+        seconds = self._seconds_of_each()
+        left = {i: lane for i, lane in enumerate(self._lanes) if i not in chosen}
+        self.seconds -= sum(seconds[i] for i in left)
+        for lane in left.values():
             lane.status = "left early" if lane.is_judged else lane.status
         if indices:
             own = (self._states, self._best, self._layout.program.own(self._frozen))
             self._layout, (self._states, self._best, frozen) = self._regrouped(indices, own)
             self._frozen = {**self._frozen, **frozen}
         self._lanes = [self._lanes[i] for i in indices]
-        return [_row(lane, None, None, None, seconds, ended=False) for lane in left]
+        return [_row(lane, None, None, None, seconds[i], ended=False) for i, lane in left.items()]
+
+    def _seconds_of_each(self) -> list[float]:
+        """What each trial has taken of the time."""
+        total = sum(lane.weight for lane in self._lanes)
+        return [self.seconds * lane.weight / total for lane in self._lanes]
 
     def _regrouped(self, indices: Sequence[int], tree: Any) -> tuple[Lanes, Any]:
         """Lanes of some trials alone, and arrays (lanes, ...) as they have them."""
         before = self._layout
         capacity = before.count if before.program.how == "map" else 0  # where idle lanes cost nothing
-        experiments = [self._lanes[i].trial.experiment for i in indices]
+        experiments = [self._as_lane(self._lanes[i].trial.experiment) for i in indices]
         after = lanes.make_lanes(before.program, experiments, capacity)
         return after, lanes.regroup(before, after, indices, tree)
 
-    def save(self, checkpoints: Checkpoints) -> None:
-        """Hands everything that `restore` needs to the background writer."""
-        about = {
+    def save(self, checkpoints: Checkpoints, **about: Any) -> None:
+        """Hands everything that `restore` needs to the background writer, and what else is to be known about it."""
+        about |= {
             "step": self.step,
             "stage": self._entered,
             "seconds": self.seconds,

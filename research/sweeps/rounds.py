@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -26,13 +26,13 @@ from research.commandline.loading import blaming_if_there
 from research.data.base import Loaded
 from research.errors import UserError
 from research.sweeps import display, fit, lanes, plain
+from research.sweeps.depths import Joined, join
 from research.sweeps.ledger import Ledger, read_decision, write_decision
 from research.sweeps.plan import Row, SweepPlan, extend
 from research.sweeps.search import pareto, repeats
 from research.sweeps.shelf import Shelf
-from research.sweeps.sweep import Trial, came_to_end, fresh, groups_of_one_source, mark, setting
+from research.sweeps.sweep import Trial, came_to_end, fresh, mark, setting
 from research.training.checkpoints import Checkpoint, Checkpoints
-from research.training.experiment import Experiment
 from research.training.plan import milestones
 
 SHARE_OF_MEMORY = 0.5
@@ -76,7 +76,12 @@ class Session:
         self.plan = extend(self.plan, trials, config_file=self.config_file, shelf=self.shelf)
         self.__post_init__()
 
+    def program(self, trial: Trial) -> Joined:
+        """What a trial is run by in this process, with others."""
+        return self._joined[self.row(trial)[0]]
+
     def __post_init__(self):
+        self._joined = {number: joined for joined in join(self.plan) for number in joined.numbers}
         self._rows = {
             jax.tree.structure(row.group.experiment): (number, row) for number, row in enumerate(self.plan.rows)
         }
@@ -195,9 +200,8 @@ class _Task:
     """A pack that is to be run."""
 
     pack: fit.Pack
-    number: int
-    """Of its program."""
-    row: Row
+    joined: Joined
+    """Its program."""
     compiled: Future
     """Gives the bytes it needs on each device."""
     saved: Checkpoint | None
@@ -212,10 +216,17 @@ def _tasks(session: Session, trials: Sequence[Trial]) -> Iterator[_Task]:
     by_mark = {trial.fingerprint: trial for trial in trials}
     batches = []
     for folder, saved in session.ledger.take_saved(by_mark):
-        batches.append(([by_mark.pop(lane["fingerprint"]) for lane in saved.about["lanes"]], saved, folder))
-    for group in groups_of_one_source(by_mark.values()):
-        size = _size(session, group.trials)
-        batches += [(list(group.trials[i : i + size]), None, None) for i in range(0, len(group.trials), size)]
+        members = [by_mark[lane["fingerprint"]] for lane in saved.about["lanes"]]
+        if saved.about.get("networks", 1) != len(session.program(members[0]).rows):  # they were run otherwise
+            session.ledger.forget([trial.index for trial in members])
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        batches.append((members, saved, folder))
+        for trial in members:
+            del by_mark[trial.fingerprint]
+    for members in _together(session, by_mark.values()):
+        size = _size(session, members)
+        batches += [(members[i : i + size], None, None) for i in range(0, len(members), size)]
     ahead: deque[_Task] = deque()
     waiting = deque(batches)
     while waiting or ahead:
@@ -228,36 +239,51 @@ def _tasks(session: Session, trials: Sequence[Trial]) -> Iterator[_Task]:
             yield ahead.popleft()
 
 
+def _together(session: Session, trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Some trials by their program, apart where they are given other examples; the deepest networks first."""
+    found: dict[Hashable, list[Trial]] = {}
+    for trial in trials:
+        key = session.program(trial).numbers, trial.experiment.data.source()
+        found.setdefault(key, []).append(trial)
+    for (numbers, _), members in found.items():
+        members.sort(key=lambda trial, numbers=numbers: numbers.index(session.row(trial)[0]))
+    return list(found.values())
+
+
 def _task(session: Session, trials: list[Trial], saved: Checkpoint | None, folder: Path | None) -> _Task:
-    number, row = session.row(trials[0])
+    joined = session.program(trials[0])
     loaded = session.shelf.load(trials[0].experiment.data)
     with blaming_if_there(session.config_file):
-        pack = _pack(session, row, trials, loaded, saved)
+        pack = _pack(session, joined, trials, loaded, saved)
     compiled = session.compiler.submit(pack.compile_ahead)
-    return _Task(pack, number, row, compiled, saved, folder or session.ledger.checkpoints_of(trials))
+    return _Task(pack, joined, compiled, saved, folder or session.ledger.checkpoints_of(trials))
 
 
-def _pack(session: Session, row: Row, trials: Sequence[Trial], loaded: Loaded, saved: Checkpoint | None) -> fit.Pack:
+def _pack(
+    session: Session, joined: Joined, trials: Sequence[Trial], loaded: Loaded, saved: Checkpoint | None
+) -> fit.Pack:
     """A pack whose program also serves the other trials of its structure, and fresh seeds.
 
     Side by side, idle lanes take time as well: they are there for batches of a search alone, which differ in number.
     """
-    experiments: list[Experiment] = [trial.experiment for trial in row.group.trials]
+    row, experiments = joined.deepest, joined.experiments()
     if session.plan.sweep.judge:
-        experiments += [experiment for _, experiment in fresh(row.group.trials[0], row.group.trials, 1)]
-    how, size = fit.default_how(), max(len(trials), session.plan.sweep.judge)
+        seeds = fresh(row.group.trials[0], row.group.trials, 1)
+        experiments += [joined.as_lane(experiment) for _, experiment in seeds]
+    how, size = fit.default_how(), max(len(trials), session.plan.sweep.judge * len(joined.rows))
     devices, vary = jax.local_devices()[: len(experiments)], ()
     if session.plan.sweep.search is not None:  # later batches bring others
         size = max(size, _most_of_search(session, row))
         devices, vary = jax.local_devices()[:size], session.plan.sweep.space.paths()
     program = lanes.make_program(row.plan, experiments, devices, how, vary)
-    structure = jax.tree.structure(experiments[0])
+    structure = joined.structure()
     if saved is not None:
         session.capacities[structure] = next(iter(saved.arrays.values())).shape[0]
     capacity = session.capacities.setdefault(structure, size)
     source = session.shelf.beginning(row.plan, experiments[0])
     has_idle = how == "map" or session.plan.sweep.search is not None
-    return fit.Pack(program, trials, loaded, capacity if has_idle else 0, source)
+    capacity = capacity if has_idle else 0
+    return fit.Pack(program, trials, loaded, capacity, source, joined.as_lane, joined.weight)
 
 
 def _most_of_search(session: Session, row: Row) -> int:
@@ -268,7 +294,7 @@ def _most_of_search(session: Session, row: Row) -> int:
 
 def _size(session: Session, trials: Sequence[Trial]) -> int:
     """How many trials of a program make a pack: in as few and equal packs as fit into memory."""
-    row = session.row(trials[0])[1]
+    row = session.program(trials[0]).deepest
     count = math.ceil(len(trials) / most_at_once(row))
     if row.plan.streamed:  # they share the batches as these come
         seeds = {trial.experiment.data_seed for trial in trials}
@@ -318,16 +344,16 @@ def _to_the_end(session: Session, task: _Task) -> bool:
     return True
 
 
-def settings_to_choose(session: Session, trials: Sequence[Trial]) -> list[str] | None:
+def settings_to_choose(session: Session, trials: Sequence[Trial]) -> list[fit.Setting] | None:
     """What trials of a pack have in common with their repeats, where only the best of that is to be tested.
 
     None where all are: those that judge, and those whose program has trials elsewhere, that may be better.
     """
-    sweep, members = session.plan.sweep, session.row(trials[0])[1].group.trials
-    here = {trial.fingerprint for trial in trials}
-    if sweep.tested == "all" or not all(trial.fingerprint in here for trial in members):
+    rows, here = dict(map(session.row, trials)), {trial.fingerprint for trial in trials}
+    members = [trial.fingerprint for row in rows.values() for trial in row.group.trials]
+    if session.plan.sweep.tested == "all" or not here.issuperset(members):
         return None
-    return [setting(trial) for trial in trials]
+    return [fit.Setting(session.row(trial)[0], setting(trial)) for trial in trials]
 
 
 def _close(session: Session, task: _Task, outcome: fit.Outcome) -> None:
@@ -347,7 +373,8 @@ def _advance(session: Session, task: _Task, until: int) -> bool:
     pack = task.pack
     if not task.begun:
         task.begun = True
-        session.progress.begin(task.number + 1, len(session.plan.rows), task.row.values, len(pack.trials))
+        number, programs = max(task.joined.numbers), len(session.plan.rows)
+        session.progress.begin(number + 1, programs, task.joined.values, len(pack.trials))
     with blaming_if_there(session.config_file):
         needed = task.compiled.result()
     if needed > free_memory() and len(pack.trials) > 1:
@@ -359,7 +386,7 @@ def _advance(session: Session, task: _Task, until: int) -> bool:
 
         def save() -> None:
             session.ledger.metrics.sync()
-            pack.save(checkpoints)
+            pack.save(checkpoints, networks=len(task.joined.rows))
             task.saved_at = time.monotonic()
 
         def pause(_) -> None:
@@ -394,7 +421,7 @@ def _in_halves(session: Session, task: _Task) -> bool:
         return True
     half = math.ceil(len(trials) / 2)
     session.progress.note(f"out of memory with {len(trials)} trials at once; going on with {half}")
-    session.capacities[jax.tree.structure(trials[0].experiment)] = half
+    session.capacities[session.program(trials[0]).structure()] = half
     session.ledger.forget([trial.index for trial in trials])
     task.pack = None  # lets its arrays go
     return all(_to_the_end(session, _task(session, part, None, None)) for part in (trials[:half], trials[half:]))

@@ -72,6 +72,9 @@ class Sweep:
         "trials that get test figures: all, or of each program those with the values that validation chose, and those "
         "that did not run together",
     )
+    join_depths: bool | None = structure(
+        None, "train networks that differ in depth alone by the deepest's program; where that is faster if None"
+    )
     name: str = edge("", "what the sweep is called; the config file's name if empty")
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,6 @@
 """A sweep from its config to its folder: what is done is not done again, whatever ended it."""
 
-import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import signal
@@ -21,7 +19,7 @@ from research.models import BERT, MLP
 from research.sweeps import Halving, Sweep, grid, log_uniform, product, repeat, rounds, where, zipped
 from research.sweeps import run as module
 from research.sweeps.fit import Pack
-from research.training import interruption, steps
+from research.training import steps
 from research.training.run import train
 
 
@@ -45,31 +43,6 @@ def read(folder, name):
 def only_folder(parent):
     (folder,) = parent.iterdir()
     return folder
-
-
-@pytest.fixture
-def packs(monkeypatch):
-    """The trials of each pack that is begun, [(index of a trial, ...)]."""
-    begun = []
-    begin = Pack.__init__
-
-    def watched(self, program, trials, *rest):
-        begun.append([trial.index for trial in trials])
-        begin(self, program, trials, *rest)
-
-    monkeypatch.setattr(Pack, "__init__", watched)
-    return begun
-
-
-@pytest.fixture
-def interrupted_after(monkeypatch):
-    """Has a signal come once it was asked for so many times."""
-
-    def set_up(count):
-        answers = itertools.chain([None] * count, itertools.repeat("SIGTERM"))
-        monkeypatch.setattr(interruption, "signals", lambda: contextlib.nullcontext(lambda: next(answers)))
-
-    return set_up
 
 
 def without_times(rows):

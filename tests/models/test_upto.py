@@ -1,0 +1,105 @@
+"""The first layers of a deep network alone are the shallow network, and nothing comes of the others."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.models import MLP, ConvNet, network
+from research.models.upto import UpTo
+from research.parameters.paths import flatten
+from research.spec import Spec
+
+SPEC = Spec((6, 6, 2), 3, ("a", "b", "c"))
+DEEP = ConvNet(features=(4, 6), convolutions=4, hidden=(5,))
+
+
+def evaluated(net, variables, train):
+    """Logits, model state and gradients by path."""
+    inputs = jax.random.normal(jax.random.key(1), (5, *SPEC.shape))
+
+    def loss(parameters):
+        logits, changed = net.apply({**variables, "params": parameters}, inputs, train=train, key=jax.random.key(2))
+        return jnp.sum(logits * jnp.arange(3.0)), (logits, changed)
+
+    (_, (logits, changed)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    return logits, flatten(changed), flatten(gradient)
+
+
+@pytest.mark.parametrize("used", [1, 3])
+@pytest.mark.parametrize("train", [False, True], ids=["evaluated", "trained"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": "batch", "residual": True},
+        {"norm": "batch"},
+        {"norm": "group", "residual": True, "pooling": None, "head": "average"},
+        {"residual": True, "activation": "tanh"},
+        {"norm": "layer", "dropout": 0.3, "features": (2,)},  # as many features as the inputs: the first adds as well
+        {"residual": True, "features": (2,), "pooling": None},
+    ],
+    ids=str,
+)
+def test_it_is_the_shallow_network(changes, train, used):
+    deep = dataclasses.replace(DEEP, **changes)
+    own = network(dataclasses.replace(deep, convolutions=used), SPEC)
+    joined = network(UpTo(model=deep, used=jnp.int32(used)), SPEC)
+    key = jax.random.key(0)
+    first, among_others = own.init(key), joined.init(key)
+    for path, value in flatten(first).items():
+        np.testing.assert_allclose(flatten(among_others)[path], value, rtol=1e-6, err_msg=path)
+    expected, (logits, changed, gradient) = evaluated(own, first, train), evaluated(joined, among_others, train)
+    np.testing.assert_allclose(logits, expected[0], atol=1e-5)
+    for told, found in ((expected[1], changed), (expected[2], gradient)):
+        for path, value in told.items():
+            np.testing.assert_allclose(found[path], value, atol=2e-5, err_msg=path)
+    others = gradient.keys() - expected[2].keys()
+    assert len(others) == (4 - used) * len(deep.features) * (2 if deep.norm == "batch" else 4 if deep.norm else 2) + (
+        (4 - used) * len(deep.features) if deep.norm == "batch" else 0
+    )
+    assert all(np.all(gradient[path] == 0) for path in others)
+    before = flatten({kind: tree for kind, tree in among_others.items() if kind != "params"})
+    for path in changed.keys() - expected[1].keys():
+        np.testing.assert_array_equal(changed[path], before[path], err_msg=path)
+
+
+def test_one_program_serves_all_depths_and_what_is_not_in_use_is_not_computed():
+    deep, traces = dataclasses.replace(DEEP, norm="batch"), 0
+    variables = network(UpTo(model=deep, used=4), SPEC).init(jax.random.key(0))
+    broken = jax.tree.map(lambda leaf: leaf, variables)
+    for stage in ("stage_0", "stage_1"):
+        broken["params"][stage]["convolution_3"]["kernel"] *= jnp.nan
+    inputs = jnp.ones((2, *SPEC.shape))
+
+    @jax.jit
+    def logits(variables, used):
+        nonlocal traces
+        traces += 1
+        return network(UpTo(model=deep, used=used), SPEC).apply(variables, inputs, train=False)[0]
+
+    for used in (1, 2, 3):
+        np.testing.assert_array_equal(logits(broken, used), logits(variables, used))
+    assert np.isnan(logits(broken, 4)).all()
+    assert not np.isnan(logits(variables, 4)).any()
+    assert traces == 1
+
+
+def test_side_by_side_each_has_its_own_depth():
+    deep = dataclasses.replace(DEEP, norm="batch", residual=True)
+    variables = network(UpTo(model=deep, used=2), SPEC).init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (3, *SPEC.shape))
+
+    def logits(used):
+        return network(UpTo(model=deep, used=used), SPEC).apply(variables, inputs, train=False)[0]
+
+    depths = jnp.arange(1, 5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(logits))(depths), jnp.stack(list(map(logits, depths))), atol=1e-5)
+
+
+def test_only_some_models_say_what_they_count():
+    assert DEEP.counted() == "convolutions"
+    assert dataclasses.replace(DEEP, padding="VALID").counted() is None
+    assert dataclasses.replace(DEEP, remat=True).counted() is None
+    assert MLP().counted() is None

@@ -244,7 +244,7 @@ def _train_sweep(arguments: Arguments, command: Sequence[str], config: Any, path
 
 
 def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
-    from research.sweeps import display, expectation, plain, plan
+    from research.sweeps import depths, display, expectation, plain, plan
 
     if arguments.format == "html":
         raise UserError(f"--format html: {path} returns a Sweep, whose plan comes as a table, as json and as csv")
@@ -256,7 +256,8 @@ def _inspect_sweep(arguments: Arguments, command: Sequence[str], config: Any, pa
     else:
         expected = expectation.expect(found, found.trials, arguments.workdir)
         options = {"changes": changes, "rates": rates, "expected": expected}
-        show = functools.partial(display.show, plan=found, unfold=arguments.unfold, **options)
+        compiled = len(depths.join(found)) if arguments.executor == "process" else None
+        show = functools.partial(display.show, plan=found, unfold=arguments.unfold, compiled=compiled, **options)
         _print(arguments, plain.as_json(found, **options), show)
 
 

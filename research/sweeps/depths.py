@@ -28,7 +28,7 @@ from research.training.objective import CrossEntropy
 
 COMPILING = 2.0
 """Seconds that a program less saves, where it was compiled before: it need not be traced, nor read. Else it is 4."""
-LONGER = 0.2
+LONGER = 0.1
 """Part of its time that a step of a network takes longer in the program of the deepest."""
 MORE = 0.3e-3
 """Seconds of a core that each step of a trial takes besides, for 15 layers of few features that are not in use."""

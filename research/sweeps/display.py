@@ -37,15 +37,16 @@ def show(
     unfold: bool = False,
     rates: Rates | None = None,
     expected: Expectation | None = None,
+    compiled: int | None = None,
 ) -> None:
-    """The base, the space, a row for each program, and what they come to."""
+    """The base, the space, a row for each program, and what they come to; `compiled`, how many these are together."""
     if plan.sweep.name:
         console.print(Text(plan.sweep.name, style="bold"))
     console.print(_pairs(_heading(plan, changes)))
     console.print()
     console.print(_table(plan, unfold, rates, console.width))
     console.print()
-    console.print(_pairs(_totals(plan, rates, expected)))
+    console.print(_pairs(_totals(plan, rates, expected, compiled)))
 
 
 def _pairs(rows: Iterator[tuple[str, Any]]) -> Table:
@@ -151,13 +152,17 @@ def _short(path: str, paths: Sequence[str]) -> str:
     return path
 
 
-def _totals(plan: SweepPlan, rates: Rates | None, expected: Expectation | None) -> Iterator[tuple[str, Any]]:
+def _totals(
+    plan: SweepPlan, rates: Rates | None, expected: Expectation | None, compiled: int | None
+) -> Iterator[tuple[str, Any]]:
     runnable = sum(len(row.group.trials) for row in plan.built)
     ends = "at most, for trials may stop early" if _may_stop(plan) else "forward and backward"
     yield (
         "in all" if plan.sweep.search is None else "first batch",
         f"{_count(runnable, 'trial')}, {si(plan.training_flops)}FLOP {ends}",
     )
+    if compiled is not None and compiled < len(plan.rows):
+        yield "compiled", f"as {_count(compiled, 'program')}, where depth is a number"
     if expected is not None:
         yield "expected", f"{_seconds(expected.seconds)}, {expected.by}"
     if rates is not None:

@@ -30,6 +30,7 @@ from research.config import to_json
 from research.errors import UserError
 from research.jsonl import read_json, write_atomically
 from research.sweeps import batches, display, executors, plain, rounds
+from research.sweeps.depths import join
 from research.sweeps.expectation import expect
 from research.sweeps.ledger import Ledger
 from research.sweeps.plan import SweepPlan, make_plan
@@ -65,7 +66,8 @@ def run(
                 if sweep.search is not None:  # of later batches, too
                     done = sum(told["stage"] == "search" for told in ledger.done.values())
                 expected = expect(plan, left, workdir)
-                display.show(console, plan, changes=changes, expected=expected)
+                compiled = len(join(plan)) if executor == "process" else None
+                display.show(console, plan, changes=changes, expected=expected, compiled=compiled)
                 display.show_start(console, found.path, done=done, trials=plan.expected)
                 progress = display.Progress(console, plan.expected, done, sweep.select.rpartition("/")[2], _token(plan))
                 with executors.opened(executor) as elsewhere, progress:

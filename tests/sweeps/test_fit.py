@@ -15,7 +15,7 @@ from research.jsonl import read_rows
 from research.models import ConvNet
 from research.parameters.partition import Partition, freeze, train
 from research.sweeps import Sweep, grid, trials
-from research.sweeps.fit import Edge, Pack
+from research.sweeps.fit import Edge, Pack, Setting
 from research.sweeps.lanes import _advance, advance, begin, make_lanes, make_program
 from research.training import SGD, EarlyStopping, Momentum, run, steps
 from research.training.checkpoints import Checkpoints
@@ -176,7 +176,7 @@ def test_only_the_best_setting_may_be_tested_and_its_figures_are_the_same(base, 
     ]
     pack = pack_of(experiments, how=how)
     assert pack.advance(20, quiet([]))
-    whole, some = pack.finish(), pack.finish([str(rate) for rate in rates])
+    whole, some = pack.finish(), pack.finish([Setting(0, str(rate)) for rate in rates])
     means = {
         rate: np.mean([row["validation"]["accuracy"] for row in whole.rows if rates[row["trial"]] == rate])
         for rate in rates[:2]

@@ -55,7 +55,7 @@ class Way:
 
     def pack(self, trials: Sequence[Trial]) -> fit.Pack:
         """Some trials before their first step."""
-        return fit.Pack(self.program, trials, self.loaded, len(trials), as_lane=self.joined.as_lane)
+        return fit.Pack(self.program, trials, self.loaded, len(trials), role=self.joined.role)
 
     def run(self, trials: Sequence[Trial]) -> tuple[float, float]:
         """Seconds to train trials, and to judge them."""

@@ -61,6 +61,9 @@ class BERT(Model):
     def stacks(self) -> dict[str, int]:
         return {"block": self.depth} if self.scan else {}
 
+    def counted(self) -> str | None:
+        return None if self.scan or self.remat else "depth"
+
     def module(self, spec: Spec) -> nn.Module:
         """Raises UserError where the data is no tokens or too long, or classes are no tokens though the head is."""
         check_tokens("BERT", spec, self.context)

@@ -23,6 +23,7 @@ from jax import Array
 
 from research.config import config, leaf, structure
 from research.errors import UserError
+from research.models import in_use
 from research.models.base import Model
 from research.models.layers import Activation, Dropout, Initializer, TokenNorm, token_norm
 from research.models.transformer import check_tokens, embedding, head_problems, run_blocks
@@ -56,6 +57,9 @@ class GPT(Model):
     def stacks(self) -> dict[str, int]:
         return {"block": self.depth} if self.scan else {}
 
+    def counted(self) -> str | None:
+        return None if self.scan or self.remat else "depth"
+
     def module(self, spec: Spec) -> nn.Module:
         """Raises UserError where the data is no tokens, too long, or has other classes than the next token."""
         check_tokens("GPT", spec, self.context)
@@ -78,7 +82,8 @@ class _GPT(nn.Module):
         outputs = tokens(inputs) + positions(first + jnp.arange(inputs.shape[1]))
         if config.dropout is not None:
             outputs = Dropout(config.dropout, name="dropout")(outputs, train)
-        scale = 1 / math.sqrt(2 * config.depth)
+        depth = in_use.of(config.depth)
+        scale = 1 / (math.sqrt(2 * depth) if isinstance(depth, int) else jnp.sqrt(2.0 * depth))
         how = {"norm_first": True, "causal": True, "shortcut_scale": scale, "start": start}
         outputs = run_blocks(self, config, outputs, train, **how)
         return tokens.attend(token_norm(config.norm, config.epsilon, name="norm")(outputs))

@@ -128,7 +128,7 @@ def convolutions(
     the first alone are in use.
     """
     initial = initializer(config.activation, config.initializer)
-    depth = count if in_use.count() is None else in_use.count()
+    depth = in_use.of(count)
 
     def layer(number: str, inputs: Array) -> Array:
         adds = residual and inputs.shape[-1] == features and padding == "SAME"
@@ -150,7 +150,8 @@ def convolutions(
         for index in range(count):
             outputs = layer(f"_{index}", outputs)
         return outputs
-    return in_use.scanned(module, ("convolution", "norm"), range(1, count), layer, layer("_0", outputs))
+    names = {name: functools.partial("{}_{}".format, name) for name in ("convolution", "norm")}
+    return in_use.scanned(module, names, range(1, count), lambda _, inputs: layer("", inputs), layer("_0", outputs))
 
 
 def _smaller(initial: Callable[..., Array], count: int | Array) -> Callable[..., Array]:

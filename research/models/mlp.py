@@ -34,6 +34,9 @@ class MLP(Model):
     def stacks(self) -> dict[str, range]:
         return {"block": range(1, self.depth)} if self.scan and self.depth > 1 else {}
 
+    def counted(self) -> str | None:
+        return None if self.scan or self.remat else "depth"
+
     def module(self, spec: Spec) -> nn.Module:
         return _MLP(self, spec.classes)
 

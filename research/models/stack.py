@@ -10,6 +10,7 @@ So that both draw the same initial weights and the same dropout, blocks take the
 keys are a function of its index and of the layer's name within it, whatever Flax would make of the paths.
 """
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from research.models import in_use
 from research.stacks import pieces_among
 
 
@@ -71,13 +73,21 @@ def stack(
     """The outputs of the blocks of `indices`, each `block(**arguments)(outputs, keys, *shared)`, one after another.
 
     `depth` is that of the whole network, which has other blocks too where `indices` are not all of its blocks.
-    To be called in the compact `__call__` of `module`. `remat` computes each block again in the backward pass.
+    To be called in the compact `__call__` of `module`. `remat` computes each block again in the backward pass. Within
+    an `UpTo` the first blocks alone are in use.
     """
     if remat:
         block = nn.remat(block, prevent_cse=not scan)  # a scan's body is not merged with what is outside anyway
+
+    def of(name: str, index: int | Array, outputs: Array) -> Array:
+        return block(**arguments, name=name)(outputs, keys.of_block(index), *shared)
+
+    if in_use.count() is not None and any(indices) and not module.is_initializing():  # the block 0 always is
+        names = {"block": functools.partial(block_name, depth=depth)}
+        return in_use.scanned(module, names, indices, functools.partial(of, "block"), outputs)
     if not scan or not indices:
         for index in indices:
-            outputs = block(**arguments, name=block_name(index, depth))(outputs, keys.of_block(index), *shared)
+            outputs = of(block_name(index, depth), index, outputs)
         return outputs
 
     def body(block, outputs, keys, *shared):

@@ -65,7 +65,7 @@ def run_blocks(
     causal: bool = False,
     visible: Array | None = None,
     start: Array | None = None,
-    shortcut_scale: float = 1.0,
+    shortcut_scale: float | Array = 1.0,
 ) -> Array:
     """All blocks of a config, within a module's `__call__`: (batch, positions, width) -> the same.
 
@@ -107,7 +107,7 @@ class Block(nn.Module):
     train: bool
     norm_first: bool
     causal: bool
-    shortcut_scale: float
+    shortcut_scale: float | Array
 
     @nn.compact
     def __call__(self, inputs: Array, keys: Keys, visible: Array | None, start: Array | None) -> Array:
@@ -145,7 +145,7 @@ class Attention(nn.Module):
 
     config: Blocks
     causal: bool
-    shortcut_scale: float
+    shortcut_scale: float | Array
 
     @nn.compact
     def __call__(self, tokens: Array, keys: Keys, visible: Array | None, start: Array | None) -> Array:
@@ -176,8 +176,9 @@ class Attention(nn.Module):
         return cache.value
 
 
-def _dense(config: Blocks, features: int, name: str, keys: Keys, scale: float = 1.0) -> nn.Dense:
+def _dense(config: Blocks, features: int, name: str, keys: Keys, scale: float | Array = 1.0) -> nn.Dense:
     """A layer of a block; `scale` is of its initial kernel."""
     initial = initializer(config.activation, config.initializer)
-    scaled = initial if scale == 1.0 else lambda *arguments: scale * initial(*arguments)
+    is_plain = isinstance(scale, float) and scale == 1.0
+    scaled = initial if is_plain else lambda *arguments: scale * initial(*arguments)
     return nn.Dense(features, kernel_init=keys.initializer(scaled, name), name=name)

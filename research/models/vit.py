@@ -58,6 +58,9 @@ class ViT(Model):
     def stacks(self) -> dict[str, int]:
         return {"block": self.depth} if self.scan else {}
 
+    def counted(self) -> str | None:
+        return None if self.scan or self.remat else "depth"
+
     def module(self, spec: Spec) -> nn.Module:
         """Raises UserError where the data has no positions, or does not fall into patches."""
         check_positions("ViT", spec.shape)

@@ -2,7 +2,7 @@
 
     joined = join(plan)                               # of the plan's programs, those that become one
     joined[0].numbers                                 # (4, 3, 2, 1, 0): the programs, the deepest first
-    joined[0].as_lane(trial.experiment)               # the same experiment, whose depth is a leaf (`models.upto`)
+    joined[0].role(trial.experiment).experiment       # the same experiment, whose depth is a leaf (`models.upto`)
 
 What is compiled is one program in the place of several. In exchange each step takes a little longer, since it also goes
 over the parameters of layers that are not in use: whether that pays is reckoned from what was measured. Trials come out
@@ -30,8 +30,8 @@ COMPILING = 2.0
 """Seconds that a program less saves, where it was compiled before: it need not be traced, nor read. Else it is 4."""
 LONGER = 0.1
 """Part of its time that a step of a network takes longer in the program of the deepest."""
-MORE = 0.3e-3
-"""Seconds of a core that each step of a trial takes besides, for 15 layers of few features that are not in use."""
+MORE_BY_LAYER, MORE_BY_PARAMETER = 20e-6, 6e-9
+"""Seconds of a core that each step of a trial takes besides, by what the deepest has."""
 
 
 class Joined(NamedTuple):
@@ -55,24 +55,23 @@ class Joined(NamedTuple):
             for path, value in last.items()
         }
 
-    def as_lane(self, experiment: Experiment) -> Experiment:
-        """An experiment of one of them as the program takes it."""
+    def role(self, experiment: Experiment) -> fit.Role:
+        """What an experiment of one of them is in the program."""
         if len(self.rows) == 1:
-            return experiment
-        deepest = self.deepest.group.experiment.model
-        return dataclasses.replace(experiment, model=UpTo(model=deepest, used=_count(experiment.model)))
+            return fit.Role(experiment)
+        depth, deepest = _count(experiment.model), self.deepest.group.experiment.model
+        own = next(row for row in self.rows if _count(row.group.experiment.model) == depth)
+        layers = frozenset(path.rpartition("/")[0] or path for path in own.plan.stored)
+        as_lane = dataclasses.replace(experiment, model=UpTo(model=deepest, used=depth))
+        return fit.Role(as_lane, weight=float(depth), layers=layers)
 
     def experiments(self) -> list[Experiment]:
         """Those of all trials, as the program takes them."""
-        return [self.as_lane(trial.experiment) for row in self.rows for trial in row.group.trials]
-
-    def weight(self, experiment: Experiment) -> float:
-        """How much of the time a trial takes, beside others of the program."""
-        return float(_count(experiment.model)) if len(self.rows) > 1 else 1.0
+        return [self.role(trial.experiment).experiment for row in self.rows for trial in row.group.trials]
 
     def structure(self) -> Any:
         """What the compiled program is known by."""
-        return jax.tree.structure(self.as_lane(self.deepest.group.experiment))
+        return jax.tree.structure(self.role(self.deepest.group.experiment).experiment)
 
 
 def join(plan: SweepPlan) -> list[Joined]:
@@ -102,7 +101,9 @@ def _pays(rows: Sequence[Row], judge: int) -> bool:
     trials = [(row, len(row.group.trials) + judge) for row in rows]
     training = sum(count * row.training_flops for row, count in trials) / OF_A_CORE
     steps = sum(count * row.parts for row, count in trials)
-    return (LONGER * training + MORE * steps) / runtime.cores() < COMPILING * (len(rows) - 1)
+    layers = max(_count(row.group.experiment.model) for row in rows)
+    more = MORE_BY_LAYER * layers + MORE_BY_PARAMETER * max(row.inspection.parameters for row in rows)
+    return (LONGER * training + more * steps) / runtime.cores() < COMPILING * (len(rows) - 1)
 
 
 def _counted(model: Any) -> str | None:
@@ -125,9 +126,10 @@ def _but_for_depth(row: Row) -> Hashable | None:
     field = _counted(model)
     if (
         field is None
+        or getattr(model, field) < 1
         or experiment.finetuning is not None
         or experiment.partition != Partition()
-        or experiment.norms != "none"
+        or experiment.norms == "activations"
         or experiment.tasks
         or row.plan.streamed
         or type(objective) is not CrossEntropy

@@ -54,6 +54,22 @@ class Setting(NamedTuple):
     values: str
 
 
+class Role(NamedTuple):
+    """What a trial is in its program."""
+
+    experiment: Experiment
+    """As the program takes it, which may be another than the trial's by itself."""
+    weight: float = 1.0
+    """How much of the time it takes, beside others."""
+    layers: frozenset[str] | None = None
+    """Of which norms are logged; all that the program has if None."""
+
+    def has(self, name: str) -> bool:
+        """Whether a column of the metrics is of its layers, or of none."""
+        kind, _, layer = name.partition("/")
+        return self.layers is None or not kind.endswith("_norm") or not layer or layer in self.layers
+
+
 class Edge(NamedTuple):
     """Where the fit meets the world."""
 
@@ -81,8 +97,7 @@ class _Lane:
     """One trial under way."""
 
     trial: Trial
-    weight: float
-    """Its part of the time."""
+    role: Role
     progress: loop.Progress = dataclasses.field(default_factory=loop.Progress)
     status: str = "finished"
     is_judged: bool = True
@@ -106,21 +121,19 @@ class Pack:
         loaded: Loaded,
         capacity: int = 0,
         source: dict[str, np.ndarray] | None = None,
-        as_lane: Callable[[Experiment], Experiment] = lambda experiment: experiment,
-        weight: Callable[[Experiment], float] = lambda experiment: 1.0,
+        role: Callable[[Experiment], "Role"] | None = None,
     ):
         """The trials, before their first step. Raises UserError as `Shelf.beginning` does.
 
         source: what training begins with, as that tells it; read here if None.
-        as_lane: an experiment as the program takes it, which may be another than it takes by itself.
-        weight: how much of the time it takes, beside others.
+        role: of each in the program, where that is another than an experiment has by itself.
         """
+        roles = [Role(trial.experiment) if role is None else role(trial.experiment) for trial in trials]
         experiment = trials[0].experiment
         self.plan, self.loaded, self.step, self.seconds = program.plan, loaded, 0, 0.0
         self._source = Shelf().beginning(self.plan, experiment) if source is None else source
-        self._lanes = [_Lane(trial, weight(trial.experiment)) for trial in trials]
-        self._as_lane = as_lane
-        self._layout = lanes.make_lanes(program, [as_lane(trial.experiment) for trial in trials], capacity)
+        self._lanes = list(map(_Lane, trials, roles))
+        self._layout = lanes.make_lanes(program, [role.experiment for role in roles], capacity)
         self._stages = [_stage(program, plan, experiment, loaded) for plan in phases.all_plans(self.plan)]
         self._entered: int | None = None
         """The number of the stage it is in."""
@@ -253,7 +266,8 @@ class Pack:
                 row = training_row(end, {name: values.pop(name) for name in sums})
                 longest = values.pop("longest_skipped")
                 values.pop("longest_skipped_end")
-                edge.write({"trial": lane.trial.index, **row, **values})
+                own = {name: value for name, value in values.items() if lane.role.has(name)}
+                edge.write({"trial": lane.trial.index, **row, **own})
                 lane.steps = end
                 if longest >= lane.trial.experiment.patience_nonfinite:
                     lane.status, lane.is_judged = "not finite", False
@@ -385,14 +399,14 @@ class Pack:
 
     def _seconds_of_each(self) -> list[float]:
         """What each trial has taken of the time."""
-        total = sum(lane.weight for lane in self._lanes)
-        return [self.seconds * lane.weight / total for lane in self._lanes]
+        total = sum(lane.role.weight for lane in self._lanes)
+        return [self.seconds * lane.role.weight / total for lane in self._lanes]
 
     def _regrouped(self, indices: Sequence[int], tree: Any) -> tuple[Lanes, Any]:
         """Lanes of some trials alone, and arrays (lanes, ...) as they have them."""
         before = self._layout
         capacity = before.count if before.program.how == "map" else 0  # where idle lanes cost nothing
-        experiments = [self._as_lane(self._lanes[i].trial.experiment) for i in indices]
+        experiments = [self._lanes[i].role.experiment for i in indices]
         after = lanes.make_lanes(before.program, experiments, capacity)
         return after, lanes.regroup(before, after, indices, tree)
 

@@ -269,7 +269,7 @@ def _pack(
     row, experiments = joined.deepest, joined.experiments()
     if session.plan.sweep.judge:
         seeds = fresh(row.group.trials[0], row.group.trials, 1)
-        experiments += [joined.as_lane(experiment) for _, experiment in seeds]
+        experiments += [joined.role(experiment).experiment for _, experiment in seeds]
     how, size = fit.default_how(), max(len(trials), session.plan.sweep.judge * len(joined.rows))
     devices, vary = jax.local_devices()[: len(experiments)], ()
     if session.plan.sweep.search is not None:  # later batches bring others
@@ -282,8 +282,7 @@ def _pack(
     capacity = session.capacities.setdefault(structure, size)
     source = session.shelf.beginning(row.plan, experiments[0])
     has_idle = how == "map" or session.plan.sweep.search is not None
-    capacity = capacity if has_idle else 0
-    return fit.Pack(program, trials, loaded, capacity, source, joined.as_lane, joined.weight)
+    return fit.Pack(program, trials, loaded, capacity if has_idle else 0, source, joined.role)
 
 
 def _most_of_search(session: Session, row: Row) -> int:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models import MLP, ConvNet, network
+from research.models import BERT, GPT, MLP, VGG, ConvNet, ViT, network
 from research.models.upto import UpTo
 from research.parameters.paths import flatten
 from research.spec import Spec
@@ -16,16 +16,17 @@ SPEC = Spec((6, 6, 2), 3, ("a", "b", "c"))
 DEEP = ConvNet(features=(4, 6), convolutions=4, hidden=(5,))
 
 
-def evaluated(net, variables, train):
+def evaluated(net, variables, train, spec=SPEC):
     """Logits, model state and gradients by path."""
-    inputs = jax.random.normal(jax.random.key(1), (5, *SPEC.shape))
+    inputs = jax.random.normal(jax.random.key(1), (5, *spec.shape))
+    inputs = inputs if spec.tokens is None else jnp.int32(inputs * 7) % spec.tokens
 
     def loss(parameters):
         logits, changed = net.apply({**variables, "params": parameters}, inputs, train=train, key=jax.random.key(2))
-        return jnp.sum(logits * jnp.arange(3.0)), (logits, changed)
+        return jnp.sum(logits * jnp.arange(float(spec.classes))), (logits, changed)
 
     (_, (logits, changed)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
-    return logits, flatten(changed), flatten(gradient)
+    return {"logits": logits}, flatten(changed), flatten(gradient)
 
 
 @pytest.mark.parametrize("used", [1, 3])
@@ -51,7 +52,7 @@ def test_it_is_the_shallow_network(changes, train, used):
     for path, value in flatten(first).items():
         np.testing.assert_allclose(flatten(among_others)[path], value, rtol=1e-6, err_msg=path)
     expected, (logits, changed, gradient) = evaluated(own, first, train), evaluated(joined, among_others, train)
-    np.testing.assert_allclose(logits, expected[0], atol=1e-5)
+    np.testing.assert_allclose(logits["logits"], expected[0]["logits"], atol=1e-5)
     for told, found in ((expected[1], changed), (expected[2], gradient)):
         for path, value in told.items():
             np.testing.assert_allclose(found[path], value, atol=2e-5, err_msg=path)
@@ -98,8 +99,39 @@ def test_side_by_side_each_has_its_own_depth():
     np.testing.assert_allclose(jax.jit(jax.vmap(logits))(depths), jnp.stack(list(map(logits, depths))), atol=1e-5)
 
 
+TEXT = Spec((6,), 11, tuple("abcdefghijk"), tokens=11)
+SMALL = {"width": 4, "heads": 2}
+FAMILIES = {
+    "mlp": (MLP(depth=3, width=5, norm="batch", residual=True, dropout=0.3), SPEC),
+    "plain mlp": (MLP(depth=3, width=5), SPEC),
+    "gpt": (GPT(depth=3, context=6, dropout=0.2, **SMALL), TEXT),
+    "bert": (BERT(depth=3, context=6, **SMALL), TEXT),
+    "vit": (ViT(depth=3, patch=3, **SMALL), SPEC),
+}
+
+
+@pytest.mark.parametrize("used", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_so_it_is_in_families_of_equal_blocks(family, used):
+    deep, spec = FAMILIES[family]
+    own = network(dataclasses.replace(deep, depth=used), spec)
+    joined = network(UpTo(model=deep, used=jnp.int32(used)), spec)
+    key = jax.random.key(0)
+    first, among_others = own.init(key), joined.init(key)
+    for path, value in flatten(first).items():
+        np.testing.assert_allclose(flatten(among_others)[path], value, rtol=1e-6, err_msg=path)
+    expected, found = evaluated(own, first, True, spec), evaluated(joined, among_others, True, spec)
+    for told, other in zip(expected, found, strict=True):
+        for path, value in told.items():
+            np.testing.assert_allclose(other[path], value, rtol=1e-5, atol=1e-4, err_msg=path)
+    others = found[2].keys() - expected[2].keys()
+    assert {path.split("/")[0] for path in others} == {f"block_{index:02}" for index in range(used, 3)}
+    assert all(np.all(found[2][path] == 0) for path in others)
+
+
 def test_only_some_models_say_what_they_count():
     assert DEEP.counted() == "convolutions"
     assert dataclasses.replace(DEEP, padding="VALID").counted() is None
     assert dataclasses.replace(DEEP, remat=True).counted() is None
-    assert MLP().counted() is None
+    assert [model.counted() for model, _ in FAMILIES.values()] == ["depth"] * len(FAMILIES)
+    assert MLP(scan=True).counted() is MLP(remat=True).counted() is VGG().counted() is None

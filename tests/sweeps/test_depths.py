@@ -7,17 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from research.config import override
 from research.data import Few
 from research.jsonl import read_rows
-from research.models import ConvNet
+from research.models import MLP, ConvNet, ViT
 from research.parameters.partition import Partition, freeze, train
 from research.sweeps import TPE, Halving, Sweep, depths, grid, log_uniform, product, repeat
 from research.sweeps import run as module
 from research.sweeps.depths import join
 from research.sweeps.lanes import advance, begin, make_lanes, make_program
 from research.sweeps.plan import make_plan
-from research.training import CrossEntropy, Momentum, steps
+from research.training import Adafactor, AdamW, CrossEntropy, Momentum, Muon, steps
 from research.training.evaluation import to_device
 from research.training.loop import lengths
 from research.training.plan import boundary
@@ -61,7 +60,7 @@ ALONE = [(1,), (1,), (2,), (2,), (4,), (4,)]
 @pytest.mark.parametrize(
     "changes",
     [
-        {"norms": "layers"},
+        {"norms": "activations"},
         {"objective": CrossEntropy(l2=1e-4)},
         {"objective": CrossEntropy(l1=1e-4)},
         {"partition": Partition(rules=(freeze("stage_0/convolution_0/.*"), train("(?!stage_0/convolution_0/).*")))},
@@ -89,12 +88,24 @@ def test_they_are_apart_where_training_takes_longer_than_compiling(sweep):
     assert joined(dataclasses.replace(longer, join_depths=True)) == [(4, 2, 1), (4, 2, 1)]
 
 
-@pytest.mark.parametrize("optimizer", [Momentum(learning_rate=0.05), None], ids=["momentum", "adamw"])
-@pytest.mark.parametrize("residual", [False, True])
-def test_twenty_steps_in_one_program_are_those_of_each_alone(base, optimizer, residual):
-    base = dataclasses.replace(base, optimizer=optimizer or base.optimizer, clip=1.0, average=0.9)
-    base = override(base, "model.residual", residual)
-    sweep = Sweep(base=base, space=grid("model.convolutions", 1, 2, 4), judge=0)
+CONV = ConvNet(features=(4, 6), norm="batch", head="average")
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer"),
+    [
+        (CONV, AdamW()),
+        (dataclasses.replace(CONV, residual=True), Momentum(learning_rate=0.05)),
+        (MLP(width=8, residual=True, norm="batch", dropout=0.2), Momentum(learning_rate=0.05)),
+        (MLP(width=8, dropout=0.2), AdamW()),
+        (MLP(width=8), Muon()),
+        (ViT(width=8, heads=2, patch=4), Adafactor()),
+    ],
+    ids=["convolutions", "residual ones", "residual mlp", "mlp", "by muon", "transformer"],
+)
+def test_twenty_steps_in_one_program_are_those_of_each_alone(base, model, optimizer):
+    base = dataclasses.replace(base, model=model, optimizer=optimizer, clip=1.0, average=0.9)
+    sweep = Sweep(base=base, space=grid(f"model.{model.counted()}", 1, 2, 4), judge=0, join_depths=True)
     (together,) = join(make_plan(sweep))
     loaded = base.data.load()
     plan = together.deepest.plan
@@ -127,8 +138,18 @@ def same_trials(a, b):
                 assert told[split]["loss"] == pytest.approx(other[split]["loss"], abs=2e-3)
     examples = [dict(_examples(folder)) for folder in (a, b)]
     assert examples[0].keys() == examples[1].keys()
+    metrics = [sorted(read_rows(folder / "metrics.jsonl"), key=_place) for folder in (a, b)]
+    for told, other in zip(*metrics, strict=True):  # norms of the layers that each network has, too
+        assert told.keys() == other.keys()
+        assert _place(told) == _place(other)
+        for name in told.keys() - {"split"}:
+            assert told[name] == pytest.approx(other[name], rel=2e-2, abs=2e-3), name
     for trial, losses in examples[0].items():
         np.testing.assert_allclose(losses, examples[1][trial], atol=2e-2)
+
+
+def _place(row):
+    return row["trial"], row["step"], row["split"]
 
 
 def _examples(folder):
@@ -138,7 +159,7 @@ def _examples(folder):
 
 
 def test_a_sweep_comes_out_as_without(sweep, tmp_path, packs):
-    sweep = dataclasses.replace(sweep, tested="chosen")
+    sweep = dataclasses.replace(sweep, base=dataclasses.replace(sweep.base, norms="layers"), tested="chosen")
     apart = module.run(dataclasses.replace(sweep, join_depths=False), workdir=str(tmp_path / "apart"))
     assert list(map(len, packs)) == [2] * 6 + [1] * 6
     packs.clear()
@@ -177,7 +198,7 @@ def test_what_was_under_way_apart_is_begun_again(sweep, tmp_path, interrupted_af
     rows = read_rows(Path(finished["folder"], "trials.jsonl"))
     assert len(rows) == len({row["trial"] for row in rows}) == 12 + 6
     metrics = read_rows(Path(finished["folder"], "metrics.jsonl"))
-    steps_told = [(row["trial"], row["step"], row.get("split")) for row in metrics]
+    steps_told = list(map(_place, metrics))
     assert len(steps_told) == len(set(steps_told))
 
 

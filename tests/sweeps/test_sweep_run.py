@@ -33,7 +33,7 @@ def sweep(base):
     space = product(
         grid("model.depth", 1, 2), log_uniform("optimizer.learning_rate", 0.01, 0.1, trials=2), repeat("seed", 2)
     )
-    return Sweep(base=base, space=space, judge=0, name="tiny")
+    return Sweep(base=base, space=space, judge=0, name="tiny", join_depths=False)  # for several programs
 
 
 def read(folder, name):

@@ -2,9 +2,10 @@
 
     UpTo(model=ConvNet(features=(8,), convolutions=16), used=4)    # what ConvNet(features=(8,), convolutions=4) is
 
-Of equal layers one after another those in use are the first, and the others hand on what they are given. They are
-scanned, and what is not in use is not computed, so that a shallow network in a deep one's program takes about the time
-that it takes by itself; but where lanes are side by side (`jax.vmap`), all of them are computed.
+Of equal layers one after another (the model's `counted` says which) those in use are the first, and the others hand on
+what they are given. They are scanned, and what is not in use is not computed, so that a shallow network in a deep one's
+program takes about the time that it takes by itself; but where lanes are side by side (`jax.vmap`), all of them are
+computed.
 
 Parameters have the paths of the deep network, and those in use begin as in the shallow one; no gradient comes to the
 others. So a sweep trains networks of all depths with one program, and compiles one instead of many.

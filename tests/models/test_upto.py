@@ -45,25 +45,27 @@ def evaluated(net, variables, train, spec=SPEC):
 )
 def test_it_is_the_shallow_network(changes, train, used):
     deep = dataclasses.replace(DEEP, **changes)
-    own = network(dataclasses.replace(deep, convolutions=used), SPEC)
-    joined = network(UpTo(model=deep, used=jnp.int32(used)), SPEC)
-    key = jax.random.key(0)
-    first, among_others = own.init(key), joined.init(key)
+    shallow = dataclasses.replace(deep, convolutions=used)
+    before, changed, others = as_the_shallow_network(deep, shallow, SPEC, used, train)
+    assert {int(path.split("/")[1].rpartition("_")[2]) for path in others} == set(range(used, 4))
+    assert {path.split("/")[0] for path in others} == {f"stage_{i}" for i in range(len(deep.features))}
+    for path in changed.keys() & {path for path in before if int(path.split("/")[2].rpartition("_")[2]) >= used}:
+        np.testing.assert_array_equal(changed[path], before[path], err_msg=path)
+
+
+def as_the_shallow_network(deep, shallow, spec, used, train):
+    """Model state before and after, and the paths of gradients that the shallow network has not: all are zero."""
+    own, joined = network(shallow, spec), network(UpTo(model=deep, used=jnp.int32(used)), spec)
+    first, among_others = own.init(jax.random.key(0)), joined.init(jax.random.key(0))
     for path, value in flatten(first).items():
         np.testing.assert_allclose(flatten(among_others)[path], value, rtol=1e-6, err_msg=path)
-    expected, (logits, changed, gradient) = evaluated(own, first, train), evaluated(joined, among_others, train)
-    np.testing.assert_allclose(logits["logits"], expected[0]["logits"], atol=1e-5)
-    for told, found in ((expected[1], changed), (expected[2], gradient)):
+    expected, found = evaluated(own, first, train, spec), evaluated(joined, among_others, train, spec)
+    for told, other in zip(expected, found, strict=True):
         for path, value in told.items():
-            np.testing.assert_allclose(found[path], value, atol=2e-5, err_msg=path)
-    others = gradient.keys() - expected[2].keys()
-    assert len(others) == (4 - used) * len(deep.features) * (2 if deep.norm == "batch" else 4 if deep.norm else 2) + (
-        (4 - used) * len(deep.features) if deep.norm == "batch" else 0
-    )
-    assert all(np.all(gradient[path] == 0) for path in others)
-    before = flatten({kind: tree for kind, tree in among_others.items() if kind != "params"})
-    for path in changed.keys() - expected[1].keys():
-        np.testing.assert_array_equal(changed[path], before[path], err_msg=path)
+            np.testing.assert_allclose(other[path], value, rtol=1e-5, atol=1e-4, err_msg=path)
+    others = found[2].keys() - expected[2].keys()
+    assert all(np.all(found[2][path] == 0) for path in others)
+    return flatten({kind: tree for kind, tree in among_others.items() if kind != "params"}), found[1], others
 
 
 def test_one_program_serves_all_depths_and_what_is_not_in_use_is_not_computed():
@@ -114,19 +116,8 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_so_it_is_in_families_of_equal_blocks(family, used):
     deep, spec = FAMILIES[family]
-    own = network(dataclasses.replace(deep, depth=used), spec)
-    joined = network(UpTo(model=deep, used=jnp.int32(used)), spec)
-    key = jax.random.key(0)
-    first, among_others = own.init(key), joined.init(key)
-    for path, value in flatten(first).items():
-        np.testing.assert_allclose(flatten(among_others)[path], value, rtol=1e-6, err_msg=path)
-    expected, found = evaluated(own, first, True, spec), evaluated(joined, among_others, True, spec)
-    for told, other in zip(expected, found, strict=True):
-        for path, value in told.items():
-            np.testing.assert_allclose(other[path], value, rtol=1e-5, atol=1e-4, err_msg=path)
-    others = found[2].keys() - expected[2].keys()
+    _, _, others = as_the_shallow_network(deep, dataclasses.replace(deep, depth=used), spec, used, True)
     assert {path.split("/")[0] for path in others} == {f"block_{index:02}" for index in range(used, 3)}
-    assert all(np.all(found[2][path] == 0) for path in others)
 
 
 def test_only_some_models_say_what_they_count():

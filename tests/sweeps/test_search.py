@@ -1,9 +1,7 @@
 """A search: what is asked next follows from what was told, and is better than chance."""
 
-import contextlib
 import dataclasses
 import io
-import itertools
 import json
 from pathlib import Path
 
@@ -41,7 +39,7 @@ from research.sweeps.display import show
 from research.sweeps.lanes import _advance
 from research.sweeps.plan import make_plan
 from research.sweeps.search import Told, ask, assignments, pareto, repeats
-from research.training import SGD, interruption
+from research.training import SGD
 
 UP = ("up",)
 WIDTHS = 2, 8, 16
@@ -278,15 +276,6 @@ def sweep(base):
 
 def read(summary, name):
     return [json.loads(line) for line in Path(summary["folder"], name).read_text().splitlines()]
-
-
-@pytest.fixture
-def interrupted_after(monkeypatch):
-    def set_up(count):
-        answers = itertools.chain([None] * count, itertools.repeat("SIGTERM"))
-        monkeypatch.setattr(interruption, "signals", lambda: contextlib.nullcontext(lambda: next(answers)))
-
-    return set_up
 
 
 def test_the_points_of_a_search_are_run_and_kept(sweep, tmp_path):

@@ -28,8 +28,9 @@ from research.training.objective import CrossEntropy
 
 COMPILING = 2.0
 """Seconds that a program less saves, where it was compiled before: it need not be traced, nor read. Else it is 4."""
-LONGER = 0.1
-"""Part of its time that a step of a network takes longer in the program of the deepest."""
+LONGER = 0.05
+"""Part of its time that a step of a network takes longer in the program of the deepest: of convolutions none that is
+not told below, and here by a core that is slower than most, `OF_A_CORE`."""
 MORE_BY_LAYER, MORE_BY_PARAMETER = 20e-6, 6e-9
 """Seconds of a core that each step of a trial takes besides, by what the deepest has."""
 

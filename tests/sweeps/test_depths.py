@@ -1,12 +1,14 @@
 """Networks that differ in depth alone are trained by one program, and come out as each by itself."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from experiments import depth_sweep
 from research.data import Few
 from research.jsonl import read_rows
 from research.models import MLP, ConvNet, ViT
@@ -88,7 +90,14 @@ def test_they_are_apart_where_training_takes_longer_than_compiling(sweep):
     assert joined(dataclasses.replace(longer, join_depths=True)) == [(4, 2, 1), (4, 2, 1)]
 
 
+README = Path(__file__).parents[2] / "README.md"
 CONV = ConvNet(features=(4, 6), norm="batch", head="average")
+
+
+def test_the_sweep_of_the_readme_is_compiled_as_it_says(monkeypatch):
+    monkeypatch.setattr(depths.runtime, "cores", lambda: 2)
+    told = re.search(r"^compiled +as (\d+) programs", README.read_text(), re.MULTILINE)
+    assert len(join(make_plan(depth_sweep.get_config()))) == int(told[1])
 
 
 @pytest.mark.parametrize(

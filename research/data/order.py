@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Int32, UInt32
 
 from research.errors import UserError
+from research.ops.once import computed_once
 
 LARGEST_EXAMPLES = 2**31 - 1
 ROUNDS = 8  # that are written out; more are a loop of so many
@@ -91,7 +92,10 @@ def shuffled(
     permute = functools.partial(_permute, xp, keys, high, low, _rounds(examples))
     found = permute(xp.asarray(place))
     if high * low == examples:
-        return found.astype(np.int32)
+        found = found.astype(np.int32)
+        # Not in one kernel with what gathers by it: LLVM's time for a chain like this one doubles with every operation
+        # where the result is an address, so that it did not come to an end (jaxlib 0.11).
+        return computed_once(found) if xp is jnp else found
 
     def is_outside(numbers):
         return (numbers >= np.uint32(examples)).any()

@@ -172,3 +172,17 @@ def test_orders_of_other_epochs_and_seeds_agree_no_more_often_than_by_chance():
 def test_batches_hold_every_part_of_the_data_evenly():
     shares = [(order.indices(0, step, batch_size=64, examples=60000) < 30000).mean() for step in range(900)]
     assert np.std(shares) == pytest.approx(0.5 / 8, rel=0.1)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of LLVM, which compiles for the CPU")
+@pytest.mark.parametrize("examples", [1437, 60000])
+def test_the_order_is_no_part_of_what_gathers_by_it(examples):
+    """As it does not, in one kernel, come to an end of being compiled (jaxlib 0.11)."""
+
+    def batch(labels, step):
+        return labels[order.indices(jnp.uint32(0), step, batch_size=8, examples=examples)]
+
+    program = jax.jit(batch).lower(jnp.zeros((examples, 1)), jnp.uint32(0)).compile().as_text()
+    gathers = [part for part in program.split("\n\n") if " gather(" in part or "dynamic-slice(" in part]
+    assert gathers
+    assert not any("shift-right-logical(" in part for part in gathers)

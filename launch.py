@@ -45,7 +45,7 @@ def main(command: Sequence[str], *, may_restart: bool = False) -> int:
         if arguments.tune != "false" and not arguments.help:
             if may_restart and (arguments.config or arguments.resume):  # what trains
                 runtime.keep_memory()
-            if runtime.FUSIONS not in runtime.tune():
+            if runtime.FUSIONS not in runtime.tune() or runtime.ONEDNN in os.environ["XLA_FLAGS"]:
                 arguments = _without_choice(arguments)
         if len(command) == 1 or arguments.help:
             _list_or_help(arguments, command)
@@ -66,9 +66,9 @@ def main(command: Sequence[str], *, may_restart: bool = False) -> int:
 
 
 def _without_choice(arguments: Arguments) -> Arguments:
-    """The arguments where the flag is not ours to choose. Raises UserError if it was to be measured."""
+    """The arguments where the flags are not ours to choose. Raises UserError if they were to be measured."""
     if arguments.tune == "measure":
-        reason = f"XLA_FLAGS names {runtime.FUSIONS}, or the installed jaxlib does not know it"
+        reason = f"XLA_FLAGS names {runtime.FUSIONS} or {runtime.ONEDNN}, or the installed jaxlib does not know them"
         raise UserError(f"--tune measure: there is nothing to choose among: {reason}")
     return arguments._replace(tune="false")
 

@@ -11,6 +11,7 @@ knows("xla_cpu_…")        # whether a flag of XLA's may be set
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import mmap
@@ -19,25 +20,32 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 MOST_BYTES = 4 << 30
 """Of compiled programs that are kept; the oldest go."""
 LIBRARIES = (".so", ".dylib", ".dll", ".pyd")
-FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+FUSIONS, ONEDNN = "xla_cpu_experimental_ynn_fusion_type", "xla_cpu_experimental_onednn_custom_call"
+PRODUCTS = "LIBRARY_FUSION_TYPE_DOT"
 HANDED = {
-    "products": "LIBRARY_FUSION_TYPE_DOT",
-    "products, elementwise and sums": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE",
-    "nothing": "",
+    "products to YNNPACK": {FUSIONS: PRODUCTS},
+    "products, elementwise and sums to YNNPACK": {
+        FUSIONS: f"{PRODUCTS},LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
+    },
+    "products and convolutions to oneDNN": {FUSIONS: PRODUCTS, ONEDNN: "true"},
+    "nothing": {FUSIONS: ""},
 }
-"""What of a program may be handed to YNNPACK on a CPU, and the value of the flag that says so; the usual comes first.
+"""What of a program XLA may hand to a library on a CPU, and the flags that say so; the usual comes first.
 
-jaxlib 0.10 and 0.11 hand it all by default, convolutions one by one included, which it computes slowly. With products
-of matrices alone a ResNet-20 trains at 1.6 times the speed, a network of two convolutions at 1.8, and others at 0.9 to
-1.05 (`experiments/benchmarks/RESULTS.md`).
+jaxlib 0.10 and 0.11 hand all to YNNPACK by default, convolutions one by one included, which it computes slowly. With
+products of matrices alone a ResNet-20 trains at 1.6 times the speed, a network of two convolutions at 1.8, and others
+at 0.9 to 1.05 (`experiments/benchmarks/RESULTS.md`).
+
+With oneDNN, which jaxlib has since 0.11, convolutions are faster still where the processor has AVX-512. But a program
+that it is in cannot be kept: it is compiled at each start, which is dear for all that is short.
 """
-FLAGS = {FUSIONS: HANDED["products"]}
+FLAGS = next(iter(HANDED.values()))
 """Of XLA's, what is better than its default. On a GPU or a TPU they change nothing."""
 QUICKLY = {"xla_backend_optimization_level": 1}
 """Options for a program that takes longer to compile than to run."""
@@ -98,21 +106,33 @@ def tune() -> dict[str, str]:
     return added
 
 
-def set_flag(name: str, value: str | None) -> None:
-    """Sets a flag of XLA's in place of what XLA_FLAGS has for it; with None it is as jaxlib has it by default.
+def choices() -> dict[str, dict[str, str]]:
+    """What of `HANDED` the installed jaxlib can do."""
+    version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+    return {
+        name: flags
+        for name, flags in HANDED.items()
+        if all(map(_is_known, flags)) and (ONEDNN not in flags or version >= (0, 11))  # known before that, and idle
+    }
+
+
+def hand(flags: Mapping[str, str]) -> None:
+    """Sets which libraries XLA may use, as in `HANDED`, in place of what XLA_FLAGS says of that.
 
     To be called before JAX computes; after that it sets nothing, and warns.
     """
     if _has_begun():
         warnings.warn("JAX has computed already, and so its flags stay as they are", stacklevel=2)
         return
-    os.environ["XLA_FLAGS"] = with_flag(os.environ.get("XLA_FLAGS", ""), name, value)
+    os.environ["XLA_FLAGS"] = handing(os.environ.get("XLA_FLAGS", ""), flags)
+    if ONEDNN in flags:  # JAX tries, fails, and goes on
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
 
 
-def with_flag(flags: str, name: str, value: str | None) -> str:
-    """What XLA_FLAGS says with another value of a flag, or with None without it."""
-    kept = [word for word in flags.split() if word.removeprefix("--").partition("=")[0] != name]
-    return " ".join(kept if value is None else [*kept, f"--{name}={value}"])
+def handing(xla_flags: str, flags: Mapping[str, str]) -> str:
+    """What XLA_FLAGS says with other values for what `HANDED` is about; as jaxlib has it by default without any."""
+    kept = [word for word in xla_flags.split() if word.removeprefix("--").partition("=")[0] not in (FUSIONS, ONEDNN)]
+    return " ".join([*kept, *(f"--{name}={value}" for name, value in flags.items())])
 
 
 def _has_begun() -> bool:

@@ -71,6 +71,22 @@ def test_too_late_is_told_and_changes_nothing(monkeypatch):
     assert os.environ["XLA_FLAGS"] == before
 
 
+CONVOLVES = """
+import jax, jax.numpy as jnp
+convolve = lambda x, kernel: jax.lax.conv(x, kernel, (1, 1), "SAME")
+print(jax.jit(convolve).lower(jnp.ones((8, 16, 16, 16)), jnp.ones((16, 16, 3, 3))).compile().as_text())
+"""
+
+
+def test_onednn_is_among_the_choices_where_it_computes_convolutions(one_device):
+    ((name, flags),) = [(name, flags) for name, flags in runtime.HANDED.items() if runtime.ONEDNN in flags]
+    environment = {**one_device, "XLA_FLAGS": runtime.handing(one_device["XLA_FLAGS"], flags)}
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+    done = subprocess.run([sys.executable, "-c", CONVOLVES], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("onednn$convolution" in done.stdout) is (name in runtime.choices())
+
+
 COMPILES = """
 from research import runtime
 runtime.remember_programs()

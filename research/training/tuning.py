@@ -1,11 +1,11 @@
 """Which of XLA's flags a network trains fastest with on this machine: measured once, and remembered.
 
 choose(experiment, "exp.py:small", overrides, may_measure=True)      # before JAX computes; says what it sets
-repeat("runs/exp")                                                  # the flag that a run began with
+repeat("runs/exp")                                                  # the flags that a run began with
 
-What is chosen among is `runtime.HANDED`. A choice holds for a machine, a jaxlib and a structure: the network, its data,
-batches and optimizer, whatever their numbers are and however long it is trained. Measuring takes about a minute, in
-three processes, each of which holds the data and the network.
+What is chosen among is `runtime.choices()`. A choice holds for a machine, a jaxlib and a structure: the network, its
+data, batches and optimizer, whatever their numbers are and however long it is trained. Measuring takes about a minute,
+in a process for each, which holds the data and the network.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,23 +44,22 @@ class Failed(Exception):
 
 
 class Measured(NamedTuple):
-    """Of each name in `runtime.HANDED` the milliseconds of a step by round, and the name that is chosen."""
+    """Of each name in `runtime.choices()` the milliseconds of a step by round, and the name that is chosen."""
 
     ms: dict[str, list[float]]
     name: str
 
     def told(self) -> str:
         """In a line."""
-        usual = next(iter(runtime.HANDED))
-        speed = times_as_fast(self.ms, self.name)
+        usual = next(iter(self.ms))
         if self.name != usual:
-            return f"{self.name} to YNNPACK: {speed:.2f} times as fast as {usual} alone"
-        others = ", ".join(f"{name} {times_as_fast(self.ms, name):.2f}" for name in self.ms if name != usual)
-        return f"{usual} alone to YNNPACK, as is usual: others are hardly faster or slower ({others} times as fast)"
+            return f"{self.name}: {times_as_fast(self.ms, self.name):.2f} times as fast as {usual}"
+        others = "; ".join(f"{name}: {times_as_fast(self.ms, name):.2f}" for name in self.ms if name != usual)
+        return f"{usual}, as is usual; others are hardly faster or slower (times as fast: {others})"
 
 
 def choose(experiment: Experiment, config_file: str, overrides: Sequence[Override], *, may_measure: bool) -> None:
-    """Sets the flag as it is fastest for such an experiment, if that is known or may be measured, and says so."""
+    """Sets the flags as they are fastest for such an experiment, if that is known or may be measured, and says so."""
     name = remembered(experiment)
     if name is None and may_measure:
         display.note("measuring with which of XLA's flags this trains fastest, about a minute, once on this machine")
@@ -72,17 +71,17 @@ def choose(experiment: Experiment, config_file: str, overrides: Sequence[Overrid
         display.note(f"XLA hands {measured.told()}" if measured else "they change nothing on this device")
         name = measured and measured.name
     elif name is not None and name != next(iter(runtime.HANDED)):
-        display.note(f"XLA hands {name} to YNNPACK, as was measured before")
+        display.note(f"XLA hands {name}, as was measured before")
     if name is not None:
-        runtime.set_flag(runtime.FUSIONS, runtime.HANDED[name])
+        runtime.hand(runtime.HANDED[name])
 
 
 def repeat(path: str) -> None:
-    """Sets the flag as a run began with it, so that it goes on as it would have; left alone if the run does not say."""
+    """Sets the flags as a run began with them, so that it goes on as it would have; left alone if it does not say."""
     with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):
-        flags = folder.open_run(path).read_json("environment.json")["XLA_FLAGS"].split()
-        values = [flag.partition("=")[2] for flag in flags if flag.startswith(f"--{runtime.FUSIONS}=")]
-        runtime.set_flag(runtime.FUSIONS, values[-1] if values else None)
+        words = folder.open_run(path).read_json("environment.json")["XLA_FLAGS"].split()
+        flags = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+        runtime.hand({name: flags[name] for name in (runtime.FUSIONS, runtime.ONEDNN) if name in flags})
 
 
 def times_as_fast(ms: dict[str, list[float]], name: str) -> float:
@@ -92,13 +91,14 @@ def times_as_fast(ms: dict[str, list[float]], name: str) -> float:
 
 
 def measure(experiment: Experiment, config_file: str, overrides: Sequence[Override]) -> Measured | None:
-    """Lets the choices take turns, and remembers the fastest; None where the flag changes nothing, as on a GPU.
+    """Lets the choices take turns, and remembers the fastest; None where they change nothing, as on a GPU.
 
     config_file: as --config names it. Raises Failed.
     """
     with contextlib.ExitStack() as stack:
         asked = {
-            name: stack.enter_context(_Process(value, config_file, overrides)) for name, value in runtime.HANDED.items()
+            name: stack.enter_context(_Process(flags, config_file, overrides))
+            for name, flags in runtime.choices().items()
         }
         if any(each.told()["platform"] != "cpu" for each in asked.values()):
             return None
@@ -115,7 +115,7 @@ def measure(experiment: Experiment, config_file: str, overrides: Sequence[Overri
 def remembered(experiment: Experiment) -> str | None:
     """The name of what was chosen for such an experiment on this machine."""
     name = _all_remembered().get(_key(experiment))
-    return name if name in runtime.HANDED else None
+    return name if name in runtime.choices() else None
 
 
 def _file() -> Path:
@@ -140,15 +140,15 @@ def _key(experiment: Experiment) -> str:
 
 
 class _Process:
-    """A process that trains with a value of the flag, as it is told; it ends with the `with` block."""
+    """A process that trains with some flags, as it is told; it ends with the `with` block."""
 
-    def __init__(self, value: str, config_file: str, overrides: Sequence[Override]):
-        flags = runtime.with_flag(os.environ.get("XLA_FLAGS", ""), runtime.FUSIONS, value)
+    def __init__(self, flags: Mapping[str, str], config_file: str, overrides: Sequence[Override]):
+        xla_flags = runtime.handing(os.environ.get("XLA_FLAGS", ""), flags)
         command = [sys.executable, "-m", "research.training.measuring", config_file, json.dumps(list(overrides))]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-        environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path}
+        environment = os.environ | {"XLA_FLAGS": xla_flags, "PYTHONPATH": path}
         self._process = subprocess.Popen(command, env=environment, **pipes)
 
     def told(self, what: str = "") -> dict[str, Any]:

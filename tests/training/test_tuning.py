@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from research import runtime
+from research.commandline import loading
 from research.models import MLP
-from research.training import SGD, AdamW, Cosine, epochs, steps, tuning
+from research.training import SGD, AdamW, Cosine, Experiment, epochs, steps, tuning
 
 ROOT = Path(__file__).resolve().parents[2]
-USUAL, OTHER, NOTHING = runtime.HANDED
+USUAL, OTHER, ONEDNN, NOTHING = runtime.HANDED
 
 
 @pytest.fixture
@@ -30,12 +31,13 @@ def own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def processes(monkeypatch, own_cache):
-    """Processes that only say what they are told to: {value of the flag: milliseconds by round, or an error}."""
+    """Processes that only say what they are told to: {XLA_FLAGS: milliseconds by round, or an error}."""
     answers, ended = {}, []
 
     class Process:
-        def __init__(self, value, config_file, overrides):
-            self.value, self.rounds = value, iter(answers[value])
+        def __init__(self, flags, config_file, overrides):
+            self.flags = runtime.handing("", flags)
+            self.rounds = iter(answers[self.flags])
 
         def told(self, what=""):
             if not what:
@@ -49,36 +51,46 @@ def processes(monkeypatch, own_cache):
             return self
 
         def __exit__(self, *_):
-            ended.append(self.value)
+            ended.append(self.flags)
 
     monkeypatch.setattr(tuning, "_Process", Process)
+    monkeypatch.setattr(runtime, "choices", lambda: runtime.HANDED)
     answers["ended"] = ended
     return answers
 
 
 def answer(processes, **ms):
-    for name, value in runtime.HANDED.items():
-        processes[value] = ms.get(name.split(",")[0] if name != OTHER else "other", [10.0] * tuning.ROUNDS)
+    for short, flags in zip(("usual", "other", "onednn", "nothing"), runtime.HANDED.values(), strict=True):
+        processes[runtime.handing("", flags)] = ms.get(short, [10.0] * tuning.ROUNDS)
 
 
 @pytest.mark.parametrize(
-    ("other", "nothing", "chosen"),
-    [(8.0, 9.0, OTHER), (9.0, 8.0, NOTHING), (9.8, 11.0, USUAL), (12.0, 12.0, USUAL)],
+    ("other", "onednn", "nothing", "chosen"),
+    [
+        (8.0, 9.0, 9.0, OTHER),
+        (9.0, 9.0, 8.0, NOTHING),
+        (9.0, 8.0, 9.0, ONEDNN),
+        (9.8, 9.8, 11.0, USUAL),
+        (12.0, 12.0, 12.0, USUAL),
+    ],
 )
-def test_the_fastest_is_chosen_if_it_is_faster_by_more_than_chance(experiment, processes, other, nothing, chosen):
-    answer(processes, other=[other] * tuning.ROUNDS, nothing=[nothing] * tuning.ROUNDS)
+def test_the_fastest_is_chosen_if_it_is_faster_by_more_than_chance(
+    experiment, processes, other, onednn, nothing, chosen
+):
+    told = {"other": other, "onednn": onednn, "nothing": nothing}
+    answer(processes, **{name: [ms] * tuning.ROUNDS for name, ms in told.items()})
     found = tuning.measure(experiment, "exp.py", ())
     assert found.name == chosen
     assert chosen in found.told()
     assert tuning.remembered(experiment) == chosen
-    assert sorted(processes["ended"]) == sorted(runtime.HANDED.values())
+    assert sorted(processes["ended"]) == sorted(runtime.handing("", flags) for flags in runtime.HANDED.values())
 
 
 def test_one_slow_round_of_a_busy_machine_changes_nothing(experiment, processes):
     rounds = [10.0, 10.0, 40.0, 10.0, 10.0, 40.0, 10.0]
-    answer(processes, products=rounds, other=[ms * 0.9 for ms in rounds])  # they are busy together
+    answer(processes, usual=rounds, other=[ms * 0.9 for ms in rounds])  # they are busy together
     assert tuning.measure(experiment, "exp.py", ()).name == OTHER
-    answer(processes, products=[10.0, 10.0, 40.0, 10.0, 10.0, 40.0, 10.0])
+    answer(processes, usual=[10.0, 10.0, 40.0, 10.0, 10.0, 40.0, 10.0])
     assert tuning.measure(experiment, "exp.py", ()).name == USUAL
 
 
@@ -94,7 +106,7 @@ def test_what_fails_is_told_and_not_remembered_and_no_process_is_left(experiment
     with pytest.raises(tuning.Failed, match="no such data"):
         tuning.measure(experiment, "exp.py", ())
     assert tuning.remembered(experiment) is None
-    assert len(processes["ended"]) == 3
+    assert len(processes["ended"]) == len(runtime.HANDED)
 
 
 def test_a_choice_holds_for_a_structure_whatever_its_numbers(experiment, processes):
@@ -142,8 +154,12 @@ def launch(folder, *arguments, **environment):
     )
 
 
-def flag_of(environment):
-    return [word for word in environment["XLA_FLAGS"].split() if runtime.FUSIONS in word]
+def flags_of(environment):
+    return [word for word in environment["XLA_FLAGS"].split() if runtime.FUSIONS in word or runtime.ONEDNN in word]
+
+
+def words(flags):
+    return runtime.handing("", flags).split()
 
 
 def test_a_choice_is_measured_told_recorded_used_again_and_repeated_on_resume(tmp_path):
@@ -151,40 +167,43 @@ def test_a_choice_is_measured_told_recorded_used_again_and_repeated_on_resume(tm
     first = launch(tmp_path, "--config", "exp.py", "--tune", "measure", "--config.optimizer.learning_rate", "0.01")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "measuring with which of XLA's flags" in first.stdout
-    assert "to YNNPACK" in first.stdout
+    assert "XLA hands" in first.stdout
     file = tmp_path / "fathom" / "tuned.json"
     ((key, chosen),) = json.loads(file.read_text()).items()
     (run,) = (tmp_path / "runs" / "exp").iterdir()
-    assert flag_of(json.loads((run / "environment.json").read_text())) == [
-        f"--{runtime.FUSIONS}={runtime.HANDED[chosen]}"
-    ]
+    assert flags_of(json.loads((run / "environment.json").read_text())) == words(runtime.HANDED[chosen])
 
     file.write_text(json.dumps({key: OTHER}))
     second = launch(tmp_path, "--config", "exp.py", "--tune", "measure")
     assert "as was measured before" in second.stdout and "measuring with which" not in second.stdout
     _, other_run = sorted((tmp_path / "runs" / "exp").iterdir())
-    expected = [f"--{runtime.FUSIONS}={runtime.HANDED[OTHER]}"]
-    assert flag_of(json.loads((other_run / "environment.json").read_text())) == expected
+    expected = words(runtime.HANDED[OTHER])
+    assert flags_of(json.loads((other_run / "environment.json").read_text())) == expected
 
     file.unlink()  # what is remembered has changed, and the run goes on as it began
     (other_run / "summary.json").unlink()
     resumed = launch(tmp_path, "--resume", str(other_run))
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     (again,) = json.loads((other_run / "environment.json").read_text())["resumed"]
-    assert flag_of(again) == expected
+    assert flags_of(again) == expected
 
 
 @pytest.mark.parametrize(
-    "began", ["", "--xla_other=1", f"--{runtime.FUSIONS}=LIBRARY_FUSION_TYPE_REDUCE --xla_other=2"]
+    "began",
+    [
+        "",
+        "--xla_other=1",
+        f"--{runtime.FUSIONS}=LIBRARY_FUSION_TYPE_REDUCE --xla_other=2",
+        f"--xla_other=2 --{runtime.FUSIONS}= --{runtime.ONEDNN}=true",
+    ],
 )
-def test_a_run_goes_on_with_the_flag_that_it_began_with_whatever_that_is(tmp_path, monkeypatch, began):
+def test_a_run_goes_on_with_the_flags_that_it_began_with_whatever_they_are(tmp_path, monkeypatch, began):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "environment.json").write_text(json.dumps({"XLA_FLAGS": began}))
     monkeypatch.setattr(runtime, "_has_begun", lambda: False)
-    monkeypatch.setenv("XLA_FLAGS", f"--xla_mine=1 --{runtime.FUSIONS}=LIBRARY_FUSION_TYPE_DOT")
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_mine=1 --{runtime.FUSIONS}=LIBRARY_FUSION_TYPE_DOT --{runtime.ONEDNN}=x")
     tuning.repeat(str(tmp_path))
-    same = [word for word in began.split() if runtime.FUSIONS in word]
-    assert os.environ["XLA_FLAGS"].split() == ["--xla_mine=1", *same]
+    assert os.environ["XLA_FLAGS"].split() == ["--xla_mine=1", *flags_of({"XLA_FLAGS": began})]
 
 
 def test_a_run_that_does_not_say_leaves_the_flag_alone(tmp_path, monkeypatch):
@@ -203,7 +222,7 @@ def test_once_jax_has_computed_a_flag_stays_and_that_is_told(monkeypatch):
     monkeypatch.setattr(runtime, "_has_begun", lambda: True)
     monkeypatch.setenv("XLA_FLAGS", "--xla_mine=1")
     with pytest.warns(UserWarning, match="has computed already"):
-        runtime.set_flag(runtime.FUSIONS, "")
+        runtime.hand({runtime.FUSIONS: ""})
     assert os.environ["XLA_FLAGS"] == "--xla_mine=1"
 
 
@@ -221,6 +240,7 @@ def test_an_experiment_that_cannot_run_says_so_where_it_is_measured(tmp_path):
         (("--tune", "measur"), {}, "--tune: no tune 'measur'; did you mean 'measure'?"),
         (("--tune", "measure", "--mode", "inspect"), {}, "--tune measure: goes with --config FILE and --mode train or"),
         (("--tune", "measure"), {"XLA_FLAGS": f"--{runtime.FUSIONS}="}, "there is nothing to choose among: XLA_FLAGS"),
+        (("--tune", "measure"), {"XLA_FLAGS": f"--{runtime.ONEDNN}=1"}, "there is nothing to choose among: XLA_FLAGS"),
     ],
 )
 def test_what_cannot_be_measured_is_told_before_anything_is_done(tmp_path, arguments, environment, message):
@@ -229,3 +249,33 @@ def test_what_cannot_be_measured_is_told_before_anything_is_done(tmp_path, argum
     assert refused.returncode == 2
     assert message in " ".join(refused.stderr.split())
     assert not (tmp_path / "runs").exists()
+
+
+NETWORK = """
+from research.data import Digits
+from research.models import ConvNet
+from research.training import Experiment, steps
+
+def get_config():
+    model = ConvNet(features=(8, 16), hidden=(16,))
+    return Experiment(data=Digits(), model=model, duration=steps(8), evaluate_every=steps(4), batch_size=32)
+"""
+
+
+@pytest.mark.skipif(ONEDNN not in runtime.choices(), reason="jaxlib has oneDNN since 0.11")
+def test_with_onednn_training_comes_to_the_same_and_nothing_is_said_of_programs_that_are_not_kept(
+    tmp_path, own_cache, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("exp.py").write_text(NETWORK)
+    key = tuning._key(loading.load_config("exp.py", (Experiment,)).config)
+    own_cache.mkdir()
+    losses = []
+    for name in (USUAL, ONEDNN):
+        (own_cache / "tuned.json").write_text(json.dumps({key: name}))
+        done = launch(tmp_path, "--config", "exp.py", "--workdir", name.replace(" ", "-"))
+        assert (done.returncode, done.stderr) == (0, "")
+        (run,) = Path(name.replace(" ", "-"), "exp").iterdir()
+        assert flags_of(json.loads((run / "environment.json").read_text())) == words(runtime.HANDED[name])
+        losses.append([json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -53,7 +53,7 @@ def get_config(variant: str = "") -> Sweep:
     labelled = [zipped(grid("data.examples", *LABELLED), grid("batch_size", *BATCHES))]
     if variant == "hundred":  # as the base has them
         compared, labelled = {name: compared[name] for name in ("from scratch", "full")}, []
-        rates, tried, judge = (4e-3, 8e-3, 1.6e-2, 3.2e-2), 5, 10
+        rates, tried, judge = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), 20, 30
     return Sweep(
         base=Experiment(
             data=Few(Digits(), examples=100),

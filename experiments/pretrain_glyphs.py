@@ -13,13 +13,14 @@ full on 100 labels, over ten draws of these, the network gets 95.7 % of the test
 
 from research.data import Glyphs
 from research.models import ConvNet
-from research.training import AdamW, Cosine, Experiment, epochs, percent
+from research.training import AdamW, Cosine, CrossEntropy, Experiment, epochs, percent
 
 
 def get_config() -> Experiment:
     return Experiment(
         data=Glyphs(size=8, fill=1.0, blur=0.0, rotation=25.0, scale=0.3, shear=0.5, stroke=0.3, examples=40_000),
         model=ConvNet(features=(12, 24, 48), norm="group"),
+        objective=CrossEntropy(label_smoothing=0.1),
         optimizer=AdamW(learning_rate=4e-3, weight_decay=0.3),
         schedule=Cosine(warmup=percent(5)),
         duration=epochs(5),

@@ -18,9 +18,10 @@ must agree to 1e-4 of itself, and parameters after a step of AdamW that takes th
 Each row is a process of its own. They take turns, each as many steps as last `--seconds`, `--rounds` times; printed are
 medians, in brackets the least and the most, and ratios taken round by round: "x ours" is how many times as long as ours
 a step takes. FLOPs are those of our inspection, forward and backward. PyTorch has the best of one, two and all threads.
-Ours are compiled with the flags that launch.py sets; "tuned" is a process whose C library keeps memory that is freed,
-as launch.py has it, which is no setting of either framework. Where there is a GPU, batches are larger, two large
-networks come besides, and the processes of a network start together, so that first steps are those of a busy machine.
+Ours are compiled with the flags that launch.py sets, and with oneDNN, where jaxlib has it, as `--tune measure` may
+choose; "tuned" is a process whose C library keeps memory that is freed, as launch.py has it, which is no setting of
+either framework. Where there is a GPU, batches are larger, two large networks come besides, and the processes of a
+network start together, so that first steps are those of a busy machine.
 """
 
 import argparse
@@ -49,6 +50,10 @@ import training_subjects as subjects  # noqa: E402
 from core import ratios, table  # noqa: E402
 from training_rows import EAGER, FLAX, OURS, TUNED, Failed, Row, Worker, spread  # noqa: E402
 
+from research import runtime  # noqa: E402
+
+ONEDNN = "products and convolutions to oneDNN"
+OURS_ONEDNN = f"{OURS}, oneDNN"
 TOLERANCE = 1e-4
 WIDTH = 150
 PEAK_SIZES = {"cpu": 1536, "gpu": 8192}
@@ -129,6 +134,8 @@ def versions() -> str:
 def rows_of(workload: subjects.Workload, how: How) -> list[Row]:
     """All settings of a workload, ours first. Of what is not installed there are none."""
     found: list[tuple] = [(OURS, "training_ours.py", workload)]
+    if ONEDNN in runtime.choices() and not how.gpu:
+        found.append((OURS_ONEDNN, "training_ours.py", workload, ONEDNN))
     if importlib.util.find_spec("flax"):
         found.append((FLAX, "training_peers.py", workload, {"peer": "flax"}))
     if importlib.util.find_spec("torch"):
@@ -186,7 +193,7 @@ def steps(how: How) -> None:
         times[name] = {row.name: row.times for row in rows if row.times}
         if how.write:
             training_figure.write(how.write, title(how), times)
-    header = ("network", "fastest PyTorch", "times as long", "Flax loop", "tuned, both")
+    header = ("network", "fastest PyTorch", "times as long", "Flax loop", "tuned, both", "and ours oneDNN")
     table("Times as long as ours: the fastest setting of PyTorch, and Flax", header, summary, width=WIDTH)
 
 
@@ -314,12 +321,14 @@ def show(workload: subjects.Workload, rows: list[Row], flops: int, rate: float) 
 def summary_of(name: str, rows: list[Row]) -> tuple[str, ...]:
     """The fastest setting of PyTorch and how many times as long it takes, and so Flax; tuned, beside ours tuned."""
     by_name = {row.name: row for row in rows if row.times}
-    fastest = fastest_torch(by_name, tuned=False)
-    cells = [name, fastest.name if fastest else ""]
-    cells += [spread(ratios(row.times, by_name[OURS].times)) if row else "" for row in (fastest, by_name.get(FLAX))]
-    tuned = fastest_torch(by_name, tuned=True)
-    both = tuned and OURS + TUNED in by_name
-    return (*cells, spread(ratios(tuned.times, by_name[OURS + TUNED].times)) if both else "")
+
+    def beside(row: Row | None, ours: str) -> str:
+        return spread(ratios(row.times, by_name[ours].times)) if row and ours in by_name else ""
+
+    fastest, tuned = (fastest_torch(by_name, tuned=tuned) for tuned in (False, True))
+    cells = [beside(row, OURS) for row in (fastest, by_name.get(FLAX))]
+    cells += [beside(tuned, ours + TUNED) for ours in (OURS, OURS_ONEDNN)]
+    return (name, fastest.name if fastest else "", *cells)
 
 
 def fastest_torch(rows: dict[str, Row], *, tuned: bool) -> Row | None:

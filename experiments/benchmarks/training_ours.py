@@ -1,6 +1,6 @@
 """The workloads of `training_subjects` with this codebase; `training.py` starts this file, see `training_worker`.
 
-training_ours.py '{"name": "W1", ...}'
+training_ours.py '{"name": "W1", ...}' ['"products and convolutions to oneDNN"']
 """
 
 import contextlib
@@ -18,6 +18,8 @@ from research import runtime  # noqa: E402
 if __name__ == "__main__":
     runtime.remember_programs()
     runtime.tune()
+    if len(sys.argv) > 2:
+        runtime.hand(runtime.HANDED[json.loads(sys.argv[2])])
 
 import training_subjects as subjects  # noqa: E402
 from training_worker import OnJax, serve  # noqa: E402

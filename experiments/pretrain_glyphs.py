@@ -3,12 +3,14 @@
     python launch.py --config experiments/pretrain_glyphs.py
     python launch.py --config experiments/finetune_digits.py      then begins with it
 
-Time: about 40 s on two cores. Result: 99.5 % test accuracy.
+Time: about 15 s on two cores. Result: 99.4 % test accuracy.
 
 Characters fill the picture and are not blurred, as there, and are turned, slanted and thickened more than fonts are, as
 hands do. The norms look at one example at a time, so that a network can be fine-tuned on a handful of them. The decay
-is strong, for large weights hardly move in the few steps of fine-tuning. Trained with five seeds and then fine-tuned in
-full on 100 labels, over ten draws of these, the network gets 95.7 % of the test digits right, 95.5 to 95.9 by the seed.
+is strong, for large weights hardly move in the few steps of fine-tuning, and labels are smoothed, so that it is not too
+sure of print: of twenty draws of 100 labels, validation after fine-tuning is 0.7 points better for that. Four times as
+many examples are worse. Trained with five seeds and then fine-tuned in full on 100 labels, over twenty draws of these,
+the network gets 96.3 % of the test digits right, 95.9 to 96.6 by the seed.
 """
 
 from research.data import Glyphs

@@ -11,6 +11,8 @@
     start       from the start of a process to its end, 99 % on MNIST: launch.py and a plain PyTorch script
                 (left out where MNIST_DIR does not name the folder of its files)
     size        cost of ours against batch, width, depth and positions, and the slope of that on logarithmic axes
+    devices     a step of ours whose batch 1 to 8 devices share, all of one processor: as they share its cores as well,
+                1 is all that can be hoped for, and what is more is the price of dividing
 
 That PyTorch computes the same is checked before anything is timed: with our initial parameters and one batch, the loss
 must agree to 1e-4 of itself, and parameters after a step of AdamW that takes them up to 0.01 away to 1e-4.
@@ -29,6 +31,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import statistics
@@ -74,7 +77,7 @@ class How(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Prints the sections asked for, or all."""
-    sections = {"steps": steps, "start": start, "size": size}
+    sections = {"steps": steps, "start": start, "size": size, "devices": devices}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=sections, default=list(sections), metavar="SECTION")
     parser.add_argument("--models", nargs="+", choices=subjects.NAMES, metavar="MODEL", help="W1 to W5, ...")
@@ -135,7 +138,7 @@ def rows_of(workload: subjects.Workload, how: How) -> list[Row]:
     """All settings of a workload, ours first. Of what is not installed there are none."""
     found: list[tuple] = [(OURS, "training_ours.py", workload)]
     if ONEDNN in runtime.choices() and not how.gpu:
-        found.append((OURS_ONEDNN, "training_ours.py", workload, ONEDNN))
+        found.append((OURS_ONEDNN, "training_ours.py", workload, {"handed": ONEDNN}))
     if importlib.util.find_spec("flax"):
         found.append((FLAX, "training_peers.py", workload, {"peer": "flax"}))
     if importlib.util.find_spec("torch"):
@@ -407,6 +410,42 @@ def grown(base: subjects.Workload, part: str, value: int) -> subjects.Workload:
     if part == "positions":
         return base._replace(shape=(value,), sizes=base.sizes | {"context": value})
     return base._replace(sizes=base.sizes | {part: value})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Devices
+
+
+SHARING, SHARED = (1, 2, 4, 8), ("W2", "W3", "W4", "W5")
+"""How many devices share a batch, and the networks whose batch all of these divide."""
+
+
+def devices(how: How) -> None:
+    """Milliseconds of a step by the number of devices, and how many times as long as by one."""
+    if how.gpu:
+        print("devices: left out, for there is a GPU, and these are a processor's\n")
+        return
+    counts, rows = SHARING[:2] if how.tiny else SHARING, []
+    for name in (name for name in SHARED if name in how.models):
+        workload = subjects.workload(name, tiny=how.tiny)._asdict()
+        workers = [Row(f"{count}", "training_ours.py", workload, {"devices": count}) for count in counts]
+        try:
+            for row in workers:
+                row.start()
+                row.begun = row.told()
+                row.told("settle", how.seconds)
+            for _ in range(how.rounds):
+                for row in workers:
+                    row.times.append(row.told("turn").get("ms", math.nan))
+        finally:
+            end(workers)
+        if failed := [row for row in workers if row.failed]:
+            print(f"{name}: {failed[0].name} devices: {failed[0].failed}\n", flush=True)
+            continue
+        others = (spread(ratios(row.times, workers[0].times)) for row in workers[1:])
+        rows.append((name, spread(workers[0].times, 3), *others))
+    header = ("", "1 device, ms a step", *(f"{count}, x 1" for count in counts[1:]))
+    table("Devices of one processor that share a batch", header, rows, width=WIDTH)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """The workloads of `training_subjects` with this codebase; `training.py` starts this file, see `training_worker`.
 
-training_ours.py '{"name": "W1", ...}' ['"products and convolutions to oneDNN"']
+training_ours.py '{"name": "W1", ...}' '{"handed": "products and convolutions to oneDNN", "devices": 2}'
+
+What XLA hands to libraries, and how many devices of the processor share a batch, are as usual, and one, if not told.
 """
 
 import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,10 +19,13 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from research import runtime  # noqa: E402
 
 if __name__ == "__main__":
+    HOW = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     runtime.remember_programs()
     runtime.tune()
-    if len(sys.argv) > 2:
-        runtime.hand(runtime.HANDED[json.loads(sys.argv[2])])
+    if "handed" in HOW:
+        runtime.hand(runtime.HANDED[HOW["handed"]])
+    if "devices" in HOW:
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(HOW["devices"])
 
 import training_subjects as subjects  # noqa: E402
 from training_worker import OnJax, serve  # noqa: E402
@@ -58,8 +64,8 @@ def model(found: subjects.Workload) -> Any:
     return families[found.family](**found.sizes)
 
 
-def experiment(found: subjects.Workload, **optimizer: float) -> Any:
-    """The training of a workload; optimizer: what is not as usual."""
+def experiment(found: subjects.Workload, devices: int = 1, **optimizer: float) -> Any:
+    """The training of a workload on so many devices; optimizer: what is not as usual."""
     from research.training import AdamW, CrossEntropy, Experiment, NextToken, steps
 
     return Experiment(
@@ -72,17 +78,17 @@ def experiment(found: subjects.Workload, **optimizer: float) -> Any:
         batch_size=found.batch,
         precision=found.precision,
         norms="none",
-        devices=1,
+        devices=devices,
     )
 
 
 class Ours(OnJax):
     """Our compiled chunk of steps, called as the loop calls it."""
 
-    def __init__(self, found: subjects.Workload, **optimizer: float):
+    def __init__(self, found: subjects.Workload, devices: int = 1, **optimizer: float):
         from core import Prepared
 
-        self.workload, self.it = found, Prepared.of(experiment(found, **optimizer))
+        self.workload, self.it = found, Prepared.of(experiment(found, devices, **optimizer))
         self.state = self.it.state()
 
     def run(self, count: int) -> None:
@@ -159,4 +165,4 @@ def write_step(found: subjects.Workload, path: str) -> float:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    serve(lambda: Ours(subjects.Workload.of(asked)))
+    serve(lambda: Ours(subjects.Workload.of(asked), HOW.get("devices", 1)))

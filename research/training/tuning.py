@@ -81,7 +81,9 @@ def repeat(path: str) -> None:
     with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):
         words = folder.open_run(path).read_json("environment.json")["XLA_FLAGS"].split()
         flags = dict(word.removeprefix("--").partition("=")[::2] for word in words)
-        runtime.hand({name: flags[name] for name in (runtime.FUSIONS, runtime.ONEDNN) if name in flags})
+        runtime.hand(
+            {name: flags[name] for name in (runtime.FUSIONS, runtime.ONEDNN, runtime.DEVICES) if name in flags}
+        )
 
 
 def times_as_fast(ms: dict[str, list[float]], name: str) -> float:

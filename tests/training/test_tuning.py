@@ -15,7 +15,7 @@ from research.models import MLP
 from research.training import SGD, AdamW, Cosine, Experiment, epochs, steps, tuning
 
 ROOT = Path(__file__).resolve().parents[2]
-USUAL, OTHER, ONEDNN, NOTHING = runtime.HANDED
+USUAL, OTHER, DEVICES, ONEDNN, NOTHING = runtime.HANDED
 
 
 @pytest.fixture
@@ -60,24 +60,25 @@ def processes(monkeypatch, own_cache):
 
 
 def answer(processes, **ms):
-    for short, flags in zip(("usual", "other", "onednn", "nothing"), runtime.HANDED.values(), strict=True):
+    for short, flags in zip(("usual", "other", "devices", "onednn", "nothing"), runtime.HANDED.values(), strict=True):
         processes[runtime.handing("", flags)] = ms.get(short, [10.0] * tuning.ROUNDS)
 
 
 @pytest.mark.parametrize(
-    ("other", "onednn", "nothing", "chosen"),
+    ("other", "devices", "onednn", "nothing", "chosen"),
     [
-        (8.0, 9.0, 9.0, OTHER),
-        (9.0, 9.0, 8.0, NOTHING),
-        (9.0, 8.0, 9.0, ONEDNN),
-        (9.8, 9.8, 11.0, USUAL),
-        (12.0, 12.0, 12.0, USUAL),
+        (8.0, 9.0, 9.0, 9.0, OTHER),
+        (9.0, 9.0, 9.0, 8.0, NOTHING),
+        (9.0, 9.0, 8.0, 9.0, ONEDNN),
+        (9.0, 8.0, 9.0, 9.0, DEVICES),
+        (9.8, 9.8, 9.8, 11.0, USUAL),
+        (12.0, 12.0, 12.0, 12.0, USUAL),
     ],
 )
 def test_the_fastest_is_chosen_if_it_is_faster_by_more_than_chance(
-    experiment, processes, other, onednn, nothing, chosen
+    experiment, processes, other, devices, onednn, nothing, chosen
 ):
-    told = {"other": other, "onednn": onednn, "nothing": nothing}
+    told = {"other": other, "devices": devices, "onednn": onednn, "nothing": nothing}
     answer(processes, **{name: [ms] * tuning.ROUNDS for name, ms in told.items()})
     found = tuning.measure(experiment, "exp.py", ())
     assert found.name == chosen
@@ -155,7 +156,8 @@ def launch(folder, *arguments, **environment):
 
 
 def flags_of(environment):
-    return [word for word in environment["XLA_FLAGS"].split() if runtime.FUSIONS in word or runtime.ONEDNN in word]
+    ours = (runtime.FUSIONS, runtime.ONEDNN, runtime.DEVICES)
+    return [word for word in environment["XLA_FLAGS"].split() if any(name in word for name in ours)]
 
 
 def words(flags):
@@ -195,6 +197,7 @@ def test_a_choice_is_measured_told_recorded_used_again_and_repeated_on_resume(tm
         "--xla_other=1",
         f"--{runtime.FUSIONS}=LIBRARY_FUSION_TYPE_REDUCE --xla_other=2",
         f"--xla_other=2 --{runtime.FUSIONS}= --{runtime.ONEDNN}=true",
+        f"--{runtime.FUSIONS}= --{runtime.DEVICES}=2",
     ],
 )
 def test_a_run_goes_on_with_the_flags_that_it_began_with_whatever_they_are(tmp_path, monkeypatch, began):
@@ -262,20 +265,23 @@ def get_config():
 """
 
 
-@pytest.mark.skipif(ONEDNN not in runtime.choices(), reason="jaxlib has oneDNN since 0.11")
-def test_with_onednn_training_comes_to_the_same_and_nothing_is_said_of_programs_that_are_not_kept(
-    tmp_path, own_cache, monkeypatch
+@pytest.mark.parametrize("name", [DEVICES, ONEDNN])
+def test_by_another_choice_training_comes_to_the_same_and_no_word_of_what_cannot_be_kept(
+    tmp_path, own_cache, monkeypatch, name
 ):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    if name not in runtime.choices():
+        pytest.skip("jaxlib has oneDNN since 0.11, and one core is one device")
     monkeypatch.chdir(tmp_path)
     Path("exp.py").write_text(NETWORK)
     key = tuning._key(loading.load_config("exp.py", (Experiment,)).config)
-    own_cache.mkdir()
+    own_cache.mkdir(exist_ok=True)
     losses = []
-    for name in (USUAL, ONEDNN):
-        (own_cache / "tuned.json").write_text(json.dumps({key: name}))
-        done = launch(tmp_path, "--config", "exp.py", "--workdir", name.replace(" ", "-"))
+    for each in (USUAL, name):
+        (own_cache / "tuned.json").write_text(json.dumps({key: each}))
+        done = launch(tmp_path, "--config", "exp.py", "--workdir", each.replace(" ", "-"))
         assert (done.returncode, done.stderr) == (0, "")
-        (run,) = Path(name.replace(" ", "-"), "exp").iterdir()
-        assert flags_of(json.loads((run / "environment.json").read_text())) == words(runtime.HANDED[name])
+        (run,) = Path(each.replace(" ", "-"), "exp").iterdir()
+        assert flags_of(json.loads((run / "environment.json").read_text())) == words(runtime.HANDED[each])
         losses.append([json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

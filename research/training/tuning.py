@@ -95,23 +95,34 @@ def times_as_fast(ms: dict[str, list[float]], name: str) -> float:
 def measure(experiment: Experiment, config_file: str, overrides: Sequence[Override]) -> Measured | None:
     """Lets the choices take turns, and remembers the fastest; None where they change nothing, as on a GPU.
 
-    config_file: as --config names it. Raises Failed.
+    config_file: as --config names it. Raises Failed where the usual choice fails.
     """
     with contextlib.ExitStack() as stack:
         asked = {
             name: stack.enter_context(_Process(flags, config_file, overrides))
             for name, flags in runtime.choices().items()
         }
-        if any(each.told()["platform"] != "cpu" for each in asked.values()):
+        if any(answer["platform"] != "cpu" for answer in _answers(asked).values()):
             return None
-        ms: dict[str, list[float]] = {name: [] for name in asked}
-        for _ in range(ROUNDS):
-            for name, each in asked.items():
-                ms[name].append(each.told("turn")["ms"])
+        rounds = [_answers(asked, "turn") for _ in range(ROUNDS)]
+    ms = {name: [answers[name]["ms"] for answers in rounds] for name in asked}
     fastest = max(ms, key=lambda name: times_as_fast(ms, name))
     found = Measured(ms, fastest if times_as_fast(ms, fastest) >= GAIN else next(iter(ms)))
     runtime.write_if_possible(_file(), json.dumps(_all_remembered() | {_key(experiment): found.name}))
     return found
+
+
+def _answers(asked: dict[str, "_Process"], *what: str) -> dict[str, dict[str, Any]]:
+    """What each says. Those that fail are out from then on, as for want of memory; the first may not, and raises."""
+    answers = {}
+    for name, each in list(asked.items()):
+        try:
+            answers[name] = each.told(*what)
+        except Failed:
+            if not answers:
+                raise
+            del asked[name]
+    return answers
 
 
 def remembered(experiment: Experiment) -> str | None:

@@ -103,10 +103,18 @@ def test_on_another_device_there_is_nothing_to_choose(experiment, processes):
 
 
 def test_what_fails_is_told_and_not_remembered_and_no_process_is_left(experiment, processes):
-    answer(processes, other=[9.0, "no such data"])
+    answer(processes, usual=[9.0, "no such data"])
     with pytest.raises(tuning.Failed, match="no such data"):
         tuning.measure(experiment, "exp.py", ())
     assert tuning.remembered(experiment) is None
+    assert len(processes["ended"]) == len(runtime.HANDED)
+
+
+def test_another_choice_that_fails_is_out_and_the_others_go_on(experiment, processes):
+    answer(processes, other=["killed"], devices=[5.0, "killed"], nothing=[8.0] * tuning.ROUNDS)
+    found = tuning.measure(experiment, "exp.py", ())
+    assert found.name == tuning.remembered(experiment) == NOTHING
+    assert list(found.ms) == [USUAL, ONEDNN, NOTHING]
     assert len(processes["ended"]) == len(runtime.HANDED)
 
 

@@ -17,11 +17,18 @@ import json
 import mmap
 import os
 import platform
+import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 MOST_BYTES = 4 << 30
 """Of compiled programs that are kept; the oldest go."""
@@ -34,7 +41,7 @@ HANDED = {
     "products, elementwise and sums to YNNPACK": {
         FUSIONS: f"{PRODUCTS},LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
     },
-    "products to YNNPACK, a device for each core": {FUSIONS: PRODUCTS, DEVICES: "cores"},
+    "products to YNNPACK, a device for each core": {FUSIONS: PRODUCTS, DEVICES: str(cores())},
     "products and convolutions to oneDNN": {FUSIONS: PRODUCTS, ONEDNN: "true"},
     "nothing": {FUSIONS: ""},
 }
@@ -113,11 +120,16 @@ def tune() -> dict[str, str]:
 
 def choices() -> dict[str, dict[str, str]]:
     """What of `HANDED` the installed jaxlib can do, and the user has not said otherwise."""
-    version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+    version = tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jaxlib"))[:2]))
     left_out = {ONEDNN} if version < (0, 11) else set()  # known before that, and idle
-    if DEVICES in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ or cores() == 1:
+    if says_devices() or cores() == 1:
         left_out.add(DEVICES)
     return {name: flags for name, flags in HANDED.items() if not left_out & flags.keys() and all(map(_is_known, flags))}
+
+
+def says_devices() -> bool:
+    """Whether the environment says how many devices the processor is."""
+    return DEVICES in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ
 
 
 def hand(flags: Mapping[str, str]) -> None:
@@ -137,8 +149,7 @@ def handing(xla_flags: str, flags: Mapping[str, str]) -> str:
     """What XLA_FLAGS says with these; of libraries that they do not tell of, jaxlib's default holds."""
     others = {FUSIONS, ONEDNN} | flags.keys()
     kept = [word for word in xla_flags.split() if word.removeprefix("--").partition("=")[0] not in others]
-    told = {name: str(cores()) if value == "cores" else value for name, value in flags.items()}
-    return " ".join([*kept, *(f"--{name}={value}" for name, value in told.items())])
+    return " ".join([*kept, *(f"--{name}={value}" for name, value in flags.items())])
 
 
 def _has_begun() -> bool:
@@ -175,18 +186,11 @@ def write_if_possible(path: Path, text: str) -> None:
         return
 
 
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def use_all_cores() -> None:
     """Makes each core of the processor a device of JAX's, where none has computed yet and no flag says how many."""
     import jax
 
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    if "JAX_NUM_CPU_DEVICES" in os.environ:
+    if says_devices():
         return
     try:
         jax.config.update("jax_num_cpu_devices", cores())

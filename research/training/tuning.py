@@ -81,9 +81,8 @@ def repeat(path: str) -> None:
     with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):
         words = folder.open_run(path).read_json("environment.json")["XLA_FLAGS"].split()
         flags = dict(word.removeprefix("--").partition("=")[::2] for word in words)
-        runtime.hand(
-            {name: flags[name] for name in (runtime.FUSIONS, runtime.ONEDNN, runtime.DEVICES) if name in flags}
-        )
+        ours = [runtime.FUSIONS, runtime.ONEDNN, *([] if runtime.says_devices() else [runtime.DEVICES])]
+        runtime.hand({name: flags[name] for name in ours if name in flags})
 
 
 def times_as_fast(ms: dict[str, list[float]], name: str) -> float:
@@ -128,7 +127,7 @@ def _answers(asked: dict[str, "_Process"], *what: str) -> dict[str, dict[str, An
 def remembered(experiment: Experiment) -> str | None:
     """The name of what was chosen for such an experiment on this machine."""
     name = _all_remembered().get(_key(experiment))
-    return name if name in runtime.choices() else None
+    return name if isinstance(name, str) and name in runtime.choices() else None
 
 
 def _file() -> Path:

@@ -135,7 +135,12 @@ def test_what_is_remembered_may_be_damaged(experiment, processes, own_cache):
     answer(processes, other=[5.0] * tuning.ROUNDS)
     tuning.measure(experiment, "exp.py", ())
     file = own_cache / "tuned.json"
-    for text in ("{", "[1]", json.dumps(dict.fromkeys(json.loads(file.read_text()), "no such choice"))):
+    for text in (
+        "{",
+        "[1]",
+        json.dumps(dict.fromkeys(json.loads(file.read_text()), "no such choice")),
+        json.dumps({key: [1] for key in json.loads(file.read_text())}),
+    ):
         file.write_text(text)
         assert tuning.remembered(experiment) is None
     tuning.measure(experiment, "exp.py", ())
@@ -217,6 +222,22 @@ def test_a_run_goes_on_with_the_flags_that_it_began_with_whatever_they_are(tmp_p
     assert os.environ["XLA_FLAGS"].split() == ["--xla_mine=1", *flags_of({"XLA_FLAGS": began})]
 
 
+@pytest.mark.parametrize("said", [{"XLA_FLAGS": f"--{runtime.DEVICES}=3"}, {"JAX_NUM_CPU_DEVICES": "3"}])
+def test_how_many_devices_there_are_is_not_ours_to_choose_where_the_user_says_it(tmp_path, monkeypatch, said):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setattr(runtime, "cores", lambda: 2)
+    assert DEVICES in runtime.choices()
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert DEVICES not in runtime.choices() and USUAL in runtime.choices()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "environment.json").write_text(json.dumps({"XLA_FLAGS": f"--{runtime.FUSIONS}= --{runtime.DEVICES}=2"}))
+    monkeypatch.setattr(runtime, "_has_begun", lambda: False)
+    tuning.repeat(str(tmp_path))
+    assert os.environ["XLA_FLAGS"].split() == [*said.get("XLA_FLAGS", "").split(), f"--{runtime.FUSIONS}="]
+
+
 def test_a_run_that_does_not_say_leaves_the_flag_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "_has_begun", lambda: False)
     monkeypatch.setenv("XLA_FLAGS", "--xla_mine=1")
@@ -290,6 +311,8 @@ def test_by_another_choice_training_comes_to_the_same_and_no_word_of_what_cannot
         done = launch(tmp_path, "--config", "exp.py", "--workdir", each.replace(" ", "-"))
         assert (done.returncode, done.stderr) == (0, "")
         (run,) = Path(each.replace(" ", "-"), "exp").iterdir()
-        assert flags_of(json.loads((run / "environment.json").read_text())) == words(runtime.HANDED[each])
+        environment = json.loads((run / "environment.json").read_text())
+        assert flags_of(environment) == words(runtime.HANDED[each])
+        assert len(environment["devices"]) == (runtime.cores() if each == DEVICES else 1)
         losses.append([json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

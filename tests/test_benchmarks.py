@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -179,6 +180,15 @@ def test_a_setting_that_cannot_be_run_is_told_in_a_line_and_ends_nothing(named):
             assert each.told() == each.told("turn") == {}
     assert "Error" in row.failed and "\n" not in row.failed
     assert "ended" in gone.failed and "pear" in gone.failed
+
+
+def test_devices_of_one_processor_share_a_batch(named, capsys):
+    rows = named("training_rows")
+    how = rows.How(models=("W3",), rounds=2, seconds=0.02, settings=(), gpu=False, tiny=True)
+    named("training_cost").devices(how)
+    header, row = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert "2, x 1" in header
+    assert row.split()[0] == "W3" and len(re.findall(r"\(.*? to .*?\)", row)) == 2
 
 
 def test_a_turn_lasts_as_long_as_was_asked(named):

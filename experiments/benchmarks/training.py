@@ -31,7 +31,6 @@ import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
-import math
 import os
 import platform
 import statistics
@@ -41,43 +40,31 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
+import training_cost  # noqa: E402
 import training_figure  # noqa: E402
 import training_start  # noqa: E402
 import training_subjects as subjects  # noqa: E402
 from core import ratios, table  # noqa: E402
-from training_rows import EAGER, FLAX, OURS, TUNED, Failed, Row, Worker, spread  # noqa: E402
+from training_rows import EAGER, FLAX, OURS, TUNED, WIDTH, Failed, How, Row, end, spread  # noqa: E402
 
 from research import runtime  # noqa: E402
 
 ONEDNN = "products and convolutions to oneDNN"
 OURS_ONEDNN = f"{OURS}, oneDNN"
 TOLERANCE = 1e-4
-WIDTH = 150
 PEAK_SIZES = {"cpu": 1536, "gpu": 8192}
 """Rows of the matrices whose product is the peak."""
 
 
-class How(NamedTuple):
-    """How much is measured."""
-
-    models: tuple[str, ...]
-    rounds: int
-    seconds: float
-    settings: tuple[str, ...]
-    gpu: bool
-    tiny: bool
-    write: Path | None = None
-
-
 def main(arguments: Sequence[str]) -> None:
     """Prints the sections asked for, or all."""
-    sections = {"steps": steps, "start": start, "size": size, "devices": devices}
+    sections = {"steps": steps, "start": start, "size": training_cost.size, "devices": training_cost.devices}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=sections, default=list(sections), metavar="SECTION")
     parser.add_argument("--models", nargs="+", choices=subjects.NAMES, metavar="MODEL", help="W1 to W5, ...")
@@ -198,15 +185,6 @@ def steps(how: How) -> None:
             training_figure.write(how.write, title(how), times)
     header = ("network", "fastest PyTorch", "times as long", "Flax loop", "tuned, both", "and ours oneDNN")
     table("Times as long as ours: the fastest setting of PyTorch, and Flax", header, summary, width=WIDTH)
-
-
-def end(rows: list[Row]) -> None:
-    """Ends all their processes."""
-    for row in rows:
-        if row.worker is not None:
-            row.worker.leave()
-    for row in rows:
-        row.close()
 
 
 def measure(workload: subjects.Workload, rows: list[Row], how: How) -> tuple[int, float]:
@@ -362,90 +340,6 @@ def start(how: How) -> None:
         rows.append((name, spread(seconds, 1), *(spread(ratios(seconds, base)) for base in bases), shown))
     header = ("", "seconds", "x cold", "x compiled before", "test accuracy, % (goal: 99)")
     table(f"MNIST, {epochs} epochs, from the start of a process to its end", header, rows, width=WIDTH)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Size
-
-
-GROWN = (
-    ("batch", "W3", (32, 64, 128, 256, 512)),
-    ("width", "W3", (128, 256, 512, 1024)),
-    ("depth", "W3", (2, 4, 8, 16)),
-    ("batch", "W1", (25, 50, 100, 200)),
-    ("depth", "W5", (2, 4, 8)),
-    ("positions", "W5", (32, 64, 128, 256)),
-)
-"""What of which network is made larger, and how large."""
-
-
-def size(how: How) -> None:
-    """Milliseconds of a step by size, and how fast they grow beside the FLOPs: slopes on logarithmic axes."""
-    import numpy as np
-
-    rows = []
-    for part, name, values in GROWN:
-        if name not in how.models:
-            continue
-        base = subjects.workload(name, gpu=how.gpu, tiny=how.tiny)
-        if how.tiny:
-            values = values[:2]
-        elif how.gpu and part == "batch":
-            values = tuple(base.batch * value // values[-1] for value in values)
-        each = [grown(base, part, value)._asdict() for value in values]
-        with contextlib.closing(Worker("training_ours.py", each[0], gpu=how.gpu)) as worker:
-            told = worker("sizes", each, how.seconds / 2, min(3, how.rounds))
-        ms = [statistics.median(times) for times in told["ms"]]
-        slopes = [np.polyfit(np.log(values), np.log(costs), 1)[0] for costs in (ms, told["flops"])]
-        shown = ", ".join(f"{value}: {cost:.3g}" for value, cost in zip(values, ms, strict=True))
-        rows.append((f"{part} of {name}", shown, *(f"{slope:.2f}" for slope in slopes)))
-    header = ("", "ms a step", "slope", "of FLOPs")
-    table("Cost by size: slopes on logarithmic axes (1 is in proportion)", header, rows, width=WIDTH)
-
-
-def grown(base: subjects.Workload, part: str, value: int) -> subjects.Workload:
-    """A workload, one part of which is so large."""
-    if part == "batch":
-        return base._replace(batch=value)
-    if part == "positions":
-        return base._replace(shape=(value,), sizes=base.sizes | {"context": value})
-    return base._replace(sizes=base.sizes | {part: value})
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Devices
-
-
-SHARING, SHARED = (1, 2, 4, 8), ("W2", "W3", "W4", "W5")
-"""How many devices share a batch, and the networks whose batch all of these divide."""
-
-
-def devices(how: How) -> None:
-    """Milliseconds of a step by the number of devices, and how many times as long as by one."""
-    if how.gpu:
-        print("devices: left out, for there is a GPU, and these are a processor's\n")
-        return
-    counts, rows = SHARING[:2] if how.tiny else SHARING, []
-    for name in (name for name in SHARED if name in how.models):
-        workload = subjects.workload(name, tiny=how.tiny)._asdict()
-        workers = [Row(f"{count}", "training_ours.py", workload, {"devices": count}) for count in counts]
-        try:
-            for row in workers:
-                row.start()
-                row.begun = row.told()
-                row.told("settle", how.seconds)
-            for _ in range(how.rounds):
-                for row in workers:
-                    row.times.append(row.told("turn").get("ms", math.nan))
-        finally:
-            end(workers)
-        if failed := [row for row in workers if row.failed]:
-            print(f"{name}: {failed[0].name} devices: {failed[0].failed}\n", flush=True)
-            continue
-        others = (spread(ratios(row.times, workers[0].times)) for row in workers[1:])
-        rows.append((name, spread(workers[0].times, 3), *others))
-    header = ("", "1 device, ms a step", *(f"{count}, x 1" for count in counts[1:]))
-    table("Devices of one processor that share a batch", header, rows, width=WIDTH)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ What XLA hands to libraries, and how many devices of the processor share a batch
 
 import contextlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -22,10 +21,9 @@ if __name__ == "__main__":
     HOW = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     runtime.remember_programs()
     runtime.tune()
-    if "handed" in HOW:
-        runtime.hand(runtime.HANDED[HOW["handed"]])
-    if "devices" in HOW:
-        os.environ["JAX_NUM_CPU_DEVICES"] = str(HOW["devices"])
+    if HOW:
+        flags = runtime.HANDED[HOW["handed"]] if "handed" in HOW else runtime.FLAGS
+        runtime.hand({**flags, runtime.DEVICES: str(HOW.get("devices", 1))})
 
 import training_subjects as subjects  # noqa: E402
 from training_worker import OnJax, serve  # noqa: E402
@@ -90,6 +88,10 @@ class Ours(OnJax):
 
         self.workload, self.it = found, Prepared.of(experiment(found, devices, **optimizer))
         self.state = self.it.state()
+
+    def begin(self) -> dict[str, Any]:
+        mesh = self.it.plan.mesh
+        return super().begin() | {"devices": 1 if mesh is None else mesh.size}
 
     def run(self, count: int) -> None:
         self.advance(count)

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -31,8 +31,22 @@ from research import runtime  # noqa: E402
 
 OURS, FLAX, EAGER = "ours", "Flax loop", "PyTorch"
 TUNED = ", tuned"
+WIDTH = 150
+"""Columns of a table."""
 PATIENCE = {"cpu": 600, "gpu": 150}
 """Seconds that an answer may take."""
+
+
+class How(NamedTuple):
+    """How much is measured."""
+
+    models: tuple[str, ...]
+    rounds: int
+    seconds: float
+    settings: tuple[str, ...]
+    gpu: bool
+    tiny: bool
+    write: Path | None = None
 
 
 class Failed(Exception):
@@ -150,6 +164,15 @@ class Row:
     def is_torch(self) -> bool:
         """Whether it is PyTorch's."""
         return self.name.startswith(EAGER)
+
+
+def end(rows: list[Row]) -> None:
+    """Ends all their processes."""
+    for row in rows:
+        if row.worker is not None:
+            row.worker.leave()
+    for row in rows:
+        row.close()
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

@@ -7,7 +7,7 @@
 Time: about four minutes on two cores, `hundred` one. Result: the cheapest that is as good as the best is the last block
 with ten labels and from 100 on, and all of it with 30; from scratch is worse with each number, by 28 points with ten
 and by 2 with all. In `hundred` 91.8 % of the test digits are right from scratch and 96.8 % in full, 5.0 points more
-(standard error 0.4 over thirty draws of the labels, with learning rates chosen on twenty others).
+(95 % interval 3.4 to 6.6, of examples and of thirty draws of the labels; learning rates are chosen on twenty others).
 
 Of each strategy and number of labels the learning rate is chosen by validation, and judged on fresh seeds, each with
 labels of its own: which these are decides much where there are few. Strategies see the same draws, and are compared

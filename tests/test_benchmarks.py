@@ -240,6 +240,21 @@ def our_parameters(named, name: str) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("PyTorch, channels last, tuned", "PyTorch"),
+        ("PyTorch, compiled, channels last", "PyTorch, compiled"),
+        ("Flax loop", "Flax loop"),
+        ("ours, oneDNN, tuned", "ours, oneDNN"),
+    ],
+)
+def test_each_setting_is_drawn_as_what_it_is(named, name, kind):
+    figure = named("training_figure")
+    assert figure.kind_of(name) == kind
+    assert len(set(figure.STYLES.values())) == len(figure.STYLES)
+
+
 def test_what_is_written_is_the_times_a_table_and_a_figure_of_them(named, tmp_path):
     from PIL import Image
 

@@ -51,12 +51,11 @@ import training_figure  # noqa: E402
 import training_start  # noqa: E402
 import training_subjects as subjects  # noqa: E402
 from core import ratios, table  # noqa: E402
-from training_rows import EAGER, FLAX, OURS, TUNED, WIDTH, Failed, How, Row, end, spread  # noqa: E402
+from training_rows import EAGER, FLAX, OURS, OURS_ONEDNN, TUNED, WIDTH, Failed, How, Row, end, spread  # noqa: E402
 
 from research import runtime  # noqa: E402
 
 ONEDNN = "products and convolutions to oneDNN"
-OURS_ONEDNN = f"{OURS}, oneDNN"
 TOLERANCE = 1e-4
 PEAK_SIZES = {"cpu": 1536, "gpu": 8192}
 """Rows of the matrices whose product is the peak."""

@@ -15,8 +15,11 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
 from core import ratios  # noqa: E402
-from training_rows import EAGER, FLAX, OURS, TUNED, spread  # noqa: E402
+from training_rows import EAGER, FLAX, OURS, OURS_ONEDNN, TUNED, spread  # noqa: E402
 
+COMPILED = f"{EAGER}, compiled"
+STYLES = {OURS_ONEDNN: 3, FLAX: 1, EAGER: 0, COMPILED: 2}
+"""The colour and the marker of each kind of setting, from the lowest line of a network to the highest."""
 Times = dict[str, dict[str, list[float]]]
 """Milliseconds of a step by round, by setting, by network."""
 
@@ -42,12 +45,15 @@ def markdown(title: str, times: Times) -> str:
     return "\n".join(parts)
 
 
+def kind_of(name: str) -> str:
+    """Which of `STYLES` a row is drawn as."""
+    return next((kind for kind in (COMPILED, FLAX, OURS_ONEDNN) if name.startswith(kind)), EAGER)
+
+
 def draw(path: Path, title: str, times: Times) -> None:
     """How many times as long as ours each setting takes: like with like, so those that are tuned beside ours tuned."""
     from research.analysis import drawing
 
-    compiled = f"{EAGER}, compiled"
-    styles = {FLAX: 1, EAGER: 0, compiled: 2}  # from the lowest line of a network to the highest
     figure, axes = drawing.new_figure(title, "times as long as ours", "", (6.4, 0.9 + 0.55 * len(times)))
     axes.set_xscale("log", base=2)
     axes.axvline(1, color=drawing.QUIET, linewidth=1.2)
@@ -62,9 +68,9 @@ def draw(path: Path, title: str, times: Times) -> None:
             found = ratios(taken, base) if base else []
             if not found:
                 continue
-            kind = FLAX if name == FLAX else compiled if compiled in name else EAGER
-            at = place + 0.22 * (list(styles).index(kind) - 1)
-            look = {"color": drawing.colour_of(styles[kind]), "marker": drawing.MARKERS[styles[kind]]}
+            kind = kind_of(name)
+            at = place + 0.2 * (list(STYLES).index(kind) - (len(STYLES) - 1) / 2)
+            look = {"color": drawing.colour_of(STYLES[kind]), "marker": drawing.MARKERS[STYLES[kind]]}
             axes.plot([min(found), max(found)], [at, at], color=look["color"], linewidth=1.1, alpha=0.6)
             label = None if kind in named else kind
             axes.plot(statistics.median(found), at, linestyle="", markersize=5.5, label=label, **look)

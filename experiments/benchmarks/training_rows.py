@@ -30,6 +30,7 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 from research import runtime  # noqa: E402
 
 OURS, FLAX, EAGER = "ours", "Flax loop", "PyTorch"
+OURS_ONEDNN = f"{OURS}, oneDNN"
 TUNED = ", tuned"
 WIDTH = 150
 """Columns of a table."""

@@ -18,8 +18,10 @@ from jax import Array
 from research.config import config, leaf, structure
 from research.errors import UserError
 from research.models.base import Model
-from research.models.layers import Activation, Dropout, Initializer, TokenNorm, activate, initializer, token_norm
+from research.models.layers import Activation, Dense, Dropout, Initializer, activate, initializer
+from research.models.norms import TokenNorm, token_norm
 from research.models.transformer import check_tokens, embedding, head_problems, run_blocks
+from research.ops.dense import add_bias
 from research.spec import Spec
 
 SEGMENTS = 2  # of a pair of sentences
@@ -94,10 +96,10 @@ class _BERT(nn.Module):
         if config.head == "class":
             pooled = jnp.tanh(nn.Dense(config.width, kernel_init=initial, name="pooler")(outputs[:, 0]))
             return nn.Dense(self.classes, kernel_init=initial, name="head")(pooled)
-        outputs = activate(config.activation, nn.Dense(config.width, kernel_init=initial, name="dense")(outputs))
+        outputs = activate(config.activation, Dense(config.width, kernel_init=initial, name="dense")(outputs))
         outputs = token_norm(config.norm, config.epsilon, name="head_norm")(outputs)
         bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
-        return jnp.add(*promote_dtype(tokens.attend(outputs), bias))
+        return add_bias(*promote_dtype(tokens.attend(outputs), bias))
 
     def _segments(self, inputs: Array) -> Array:
         """0 up to the first separator and on it, 1 after it; (1, positions) where it is 0 for all."""

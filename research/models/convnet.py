@@ -18,12 +18,12 @@ from research.models.layers import (
     Activation,
     Dropout,
     Initializer,
-    Norm,
     activate,
     check_positions,
     convolutions,
     initializer,
 )
+from research.models.norms import Norm
 from research.ops.pooling import average_pool, global_average_pool, max_pool
 from research.spec import Spec
 

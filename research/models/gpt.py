@@ -25,7 +25,8 @@ from research.config import config, leaf, structure
 from research.errors import UserError
 from research.models import in_use
 from research.models.base import Model
-from research.models.layers import Activation, Dropout, Initializer, TokenNorm, token_norm
+from research.models.layers import Activation, Dropout, Initializer
+from research.models.norms import TokenNorm, token_norm
 from research.models.transformer import check_tokens, embedding, head_problems, run_blocks
 from research.spec import Spec
 

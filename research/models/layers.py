@@ -1,4 +1,4 @@
-"""Layers that several models share: convolution, dropout, and norms and activations by name."""
+"""Layers that several models share: dense, convolution and dropout, and activations by name."""
 
 import functools
 import math
@@ -12,13 +12,13 @@ from jax import Array
 
 from research.errors import UserError
 from research.models import in_use
+from research.models.norms import norm
 from research.ops.convolution import convolve
+from research.ops.dense import add_bias, dense
 from research.ops.dropout import dropout
 from research.ops.once import computed_once
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "elu", "tanh", "sigmoid"]
-Norm = Literal["batch", "group", "layer", "rms"]
-TokenNorm = Literal["layer", "rms"]  # those that look at one position at a time
 Initializer = Literal[
     "he_normal",
     "he_uniform",
@@ -79,6 +79,17 @@ def initializer(activation: Activation, name: Initializer | None = None) -> Call
     return nn.initializers.normal(DEVIATION) if name == "normal" else getattr(nn.initializers, name)()
 
 
+class Dense(nn.Dense):
+    """flax's, by `research.ops.dense`: for inputs with positions, (batch, *positions, in)."""
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        return dense(inputs, kernel, bias)
+
+
 class Convolution(nn.Module):
     """`research.ops.convolution.convolve` with a kernel (*window, in / groups, features) and a bias (features,).
 
@@ -105,7 +116,7 @@ class Convolution(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         inputs, kernel, bias = promote_dtype(inputs, kernel, bias)
         outputs = convolve(inputs, kernel, stride=self.stride, padding=padding, groups=self.groups)
-        return outputs if bias is None else outputs + bias
+        return outputs if bias is None else add_bias(outputs, bias)
 
 
 def convolutions(
@@ -177,26 +188,3 @@ class Dropout(nn.Module):
         if not train:
             return inputs
         return dropout(inputs, self.rate, self.make_rng("dropout") if key is None else key)
-
-
-def norm(kind: Norm, features: int, train: bool, name: str) -> nn.Module:
-    """The normalising layer of a kind.
-
-    batch: over examples and positions, by running averages (momentum 0.9) when not training (Ioffe and Szegedy, 2015);
-    group: over positions and groups of features, 8 groups or as many as divide both (Wu and He, 2018);
-    layer: over the features of each position (Ba et al., 2016);
-    rms: as layer, without the mean and the bias (Zhang and Sennrich, 2019).
-    """
-    match kind:
-        case "batch":
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)
-        case "group":
-            return nn.GroupNorm(num_groups=math.gcd(8, features), name=name)
-        case "layer" | "rms":
-            return token_norm(kind, 1e-6, name)
-    raise ValueError(f"no norm {kind!r}")
-
-
-def token_norm(kind: TokenNorm, epsilon: float | Array, name: str) -> nn.Module:
-    """The normalising layer of a kind that looks at one position alone, as in transformers."""
-    return (nn.LayerNorm if kind == "layer" else nn.RMSNorm)(epsilon=epsilon, name=name)

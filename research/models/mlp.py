@@ -8,7 +8,8 @@ from jax import Array
 
 from research.config import config, leaf, structure
 from research.models.base import Model
-from research.models.layers import Activation, Dropout, Initializer, Norm, activate, initializer, norm
+from research.models.layers import Activation, Dropout, Initializer, activate, initializer
+from research.models.norms import Norm, norm
 from research.models.stack import Keys, keys_of, stack
 from research.spec import Spec
 

@@ -16,8 +16,9 @@ from jax import Array
 
 from research.config import config, structure
 from research.models.base import Model
-from research.models.layers import Activation, Convolution, Initializer, Norm, activate, check_positions, initializer
+from research.models.layers import Activation, Convolution, Initializer, activate, check_positions, initializer
 from research.models.layers import norm as norm_layer
+from research.models.norms import Norm
 from research.ops.pooling import global_average_pool
 from research.spec import Spec
 

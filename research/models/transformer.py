@@ -18,16 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from research.errors import UserError
-from research.models.layers import (
-    DEVIATION,
-    Activation,
-    Dropout,
-    Initializer,
-    TokenNorm,
-    activate,
-    initializer,
-    token_norm,
-)
+from research.models.layers import DEVIATION, Activation, Dense, Dropout, Initializer, activate, initializer
+from research.models.norms import TokenNorm, token_norm
 from research.models.stack import Keys, keys_of, stack
 from research.ops.attention import attend, attention, attention_weights
 from research.spec import Spec
@@ -176,9 +168,9 @@ class Attention(nn.Module):
         return cache.value
 
 
-def _dense(config: Blocks, features: int, name: str, keys: Keys, scale: float | Array = 1.0) -> nn.Dense:
+def _dense(config: Blocks, features: int, name: str, keys: Keys, scale: float | Array = 1.0) -> Dense:
     """A layer of a block; `scale` is of its initial kernel."""
     initial = initializer(config.activation, config.initializer)
     is_plain = isinstance(scale, float) and scale == 1.0
     scaled = initial if is_plain else lambda *arguments: scale * initial(*arguments)
-    return nn.Dense(features, kernel_init=keys.initializer(scaled, name), name=name)
+    return Dense(features, kernel_init=keys.initializer(scaled, name), name=name)

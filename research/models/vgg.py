@@ -19,12 +19,12 @@ from research.models.layers import (
     Activation,
     Dropout,
     Initializer,
-    Norm,
     activate,
     check_positions,
     convolutions,
     initializer,
 )
+from research.models.norms import Norm
 from research.ops.pooling import max_pool
 from research.spec import Spec
 

@@ -23,11 +23,10 @@ from research.models.layers import (
     Convolution,
     Dropout,
     Initializer,
-    TokenNorm,
     check_positions,
     initializer,
-    token_norm,
 )
+from research.models.norms import TokenNorm, token_norm
 from research.models.transformer import head_problems, run_blocks
 from research.spec import Spec
 

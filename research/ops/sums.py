@@ -1,0 +1,47 @@
+"""Sums of matrices' rows and columns, in the form in which a CPU computes them fastest: as products of matrices.
+
+Milliseconds on two x86 cores (jaxlib 0.10.2) for the columns of (32, 128, 768), as in the gradient of a bias: 2.3 as a
+sum, of which XLA makes one over two axes however it is written, and 0.2 as a product; for the rows of (4096, 192), 0.23
+as a sum, which is not vectorised, and 0.1. What is summed then has to be in memory, and is not fused with the sum.
+
+Other platforms sum, for they may multiply in fewer bits.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+LANES = 128
+"""Numbers side by side with which sums over rows are fast."""
+
+
+def over_rows(matrix: Float[Array, "rows columns"]) -> Float[Array, "columns"]:
+    """The sum of each column."""
+
+    def as_product(matrix):
+        rows, columns = matrix.shape
+        beside = side_by_side(rows, columns)
+        matrix = matrix.reshape(rows // beside, beside * columns)
+        return (jnp.ones(len(matrix), matrix.dtype) @ matrix).reshape(beside, columns).sum(0)
+
+    return lax.platform_dependent(matrix, cpu=as_product, default=lambda matrix: matrix.sum(0))
+
+
+def over_columns(
+    matrix: Float[Array, "rows columns"], weights: Float[Array, "columns"] | None = None
+) -> Float[Array, "rows"]:
+    """The sum of each row, of its elements or of their products with weights."""
+    weights = jnp.ones(matrix.shape[-1], matrix.dtype) if weights is None else weights
+    return lax.platform_dependent(
+        matrix, weights, cpu=lambda matrix, weights: matrix @ weights, default=lambda *both: (both[0] * both[1]).sum(-1)
+    )
+
+
+def side_by_side(rows: int, columns: int) -> int:
+    """How many rows to lay beside one another: a divisor of them, with which there are `LANES` numbers or fewer."""
+    return largest_divisor(rows, LANES // columns)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of a number that is no more than this, or 1."""
+    return next(divisor for divisor in range(max(1, min(number, most)), 0, -1) if number % divisor == 0)

@@ -1,1 +1,1 @@
-"""Array functions without parameters: convolution, pooling, dropout."""
+"""Array functions without parameters, in the forms that are fastest: convolution, dense products, norms, pooling."""

@@ -31,13 +31,14 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from research.ops.once import computed_once
 from research.ops.sums import largest_divisor, over_columns, over_rows, side_by_side
 
 PARTS, LEAST_PART = 16, 1 << 15
-"""A batch's sums run over so many parts of it at most, of so many numbers at least, and then over what comes of each."""
+"""Sums over a batch run over so many parts of it at most, of so many numbers at least, and then over the parts."""
 
 
 def batch_norm(
@@ -120,7 +121,7 @@ def layer_norm(
     inputs: Float[Array, "*shape features"],
     scale: Float[Array, "features"],
     bias: Float[Array, "features"],
-    epsilon: float | Float[Array, ""] = 1e-6,
+    epsilon: float | Float[ArrayLike, ""] = 1e-6,
 ) -> Float[Array, "*shape features"]:
     """Derivatives are of any order, in reverse mode: `jax.jvp` raises."""
     rows = inputs.reshape(-1, inputs.shape[-1])
@@ -128,7 +129,9 @@ def layer_norm(
 
 
 def rms_norm(
-    inputs: Float[Array, "*shape features"], scale: Float[Array, "features"], epsilon: float | Float[Array, ""] = 1e-6
+    inputs: Float[Array, "*shape features"],
+    scale: Float[Array, "features"],
+    epsilon: float | Float[ArrayLike, ""] = 1e-6,
 ) -> Float[Array, "*shape features"]:
     """Derivatives are of any order, in reverse mode: `jax.jvp` raises."""
     rows = inputs.reshape(-1, inputs.shape[-1])

@@ -21,6 +21,9 @@ def computed_once(array: Array) -> Array:
     is a value, though there is but one that it can have.
     """
 
+    if not array.size:
+        return array
+
     def on_cpu(array):
         first = lax.convert_element_type(lax.slice(array.ravel(), (0,), (1,)), jnp.int32)
         once = ((first | 1) & 1)[0]

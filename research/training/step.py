@@ -22,6 +22,7 @@ from research.data import order
 from research.data.augmentation import augment
 from research.data.base import Normalisation, normalise, of_examples
 from research.errors import UserError
+from research.ops.sums import sum_of_squares
 from research.parameters import paths
 from research.training import groups
 from research.training.experiment import Experiment
@@ -242,7 +243,7 @@ def train_step(
 ) -> tuple[State, Step]:
     """The state after one more step, and what is logged of it."""
     loss, gradient, sums, model_state = accumulated(plan, experiment, frozen, state, batch)
-    squares = jax.tree.map(lambda g: jnp.sum(jnp.square(g)), gradient)
+    squares = jax.tree.map(sum_of_squares, gradient)
     norm = jnp.sqrt(sum(squares.values()))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     with jax.named_scope("update"):
@@ -381,18 +382,14 @@ def train_window(
         update = jax.tree.map(jnp.subtract, state.trainable, before)
         for name, tree in (
             ("gradient", squares),
-            ("update", _squares(update)),
-            ("parameter", _squares(state.trainable)),
+            ("update", jax.tree.map(sum_of_squares, update)),
+            ("parameter", jax.tree.map(sum_of_squares, state.trainable)),
         ):
             logged |= {f"{name}_norm/{layer}": norm for layer, norm in norms_by_layer(tree).items()}
     if experiment.norms == "activations":
         batch = batch_at(plan, experiment, data, state.step - 1, first_step)
         logged |= activation_norms(plan, experiment, frozen, state, batch)
     return state, {**totals, **logged}
-
-
-def _squares(parameters: Parameters) -> Parameters:
-    return jax.tree.map(lambda x: jnp.sum(jnp.square(x)), parameters)
 
 
 def norms_by_layer(squares: Parameters) -> dict[str, jax.Array]:

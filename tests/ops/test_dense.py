@@ -7,7 +7,7 @@ import pytest
 from jax.ad_checkpoint import print_saved_residuals
 
 from research.ops.dense import add_bias, dense
-from research.ops.sums import over_columns, over_rows, side_by_side
+from research.ops.sums import over_columns, over_rows, side_by_side, sum_of_squares
 
 SHAPES = [((3, 5), 4), ((2, 3, 5), 4), ((2, 3, 4), 9), ((2, 2, 3, 7), 7), ((1, 1), 1)]
 
@@ -108,6 +108,22 @@ def test_sums_are_numpy_s(rows, columns):
         second = jax.grad(lambda matrix: (over_rows(matrix) ** 2).sum() + (over_columns(matrix, weights) ** 2).sum())
         expected = 2 * matrix.sum(0) + 2 * (matrix @ weights)[:, None] * weights
         np.testing.assert_allclose(jax.jit(second)(matrix), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5), (64, 8), (3, 3, 16, 16), (2, 1024)])
+def test_sums_of_squares_are_numpy_s(shape):
+    array = np.random.default_rng(0).normal(size=shape)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.jit(sum_of_squares)(jnp.asarray(array)), (array**2).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_a_sum_of_squares_is_not_finite_where_an_element_s_is_not(bad):
+    """By it a step knows that it is to be left out."""
+    for shape in ((5,), (64, 64)):
+        array = np.full(shape, 0.5, "float32")
+        array.ravel()[3] = bad
+        assert not np.isfinite(jax.jit(sum_of_squares)(jnp.asarray(array)))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from jax import custom_batching, lax
 from research.ops.convolution.choice import chosen, for_many
 from research.ops.convolution.formulations import FORMULATIONS, by_pairs, by_xla, kernel_gradient_depthwise
 from research.ops.convolution.geometry import Geometry
+from research.ops.once import computed_once
 
 LEAST_PART = 16
 """Examples that a kernel's gradient is summed over at once, at least."""
@@ -268,7 +269,9 @@ def _kernel_gradient_by_shifts(inputs, gradient, problem: Problem):
 
     For images, and kernels without steps or gaps. Each shift lies beside the others as features do, so that the product
     has a place for each pair of shifts and each pair of features: it is the kernel's gradient, and nothing is in vain.
+    Both operands are computed once, and not for each shift.
     """
+    inputs, gradient = computed_once(inputs), computed_once(gradient)
     (height, width), (low_row, low_column) = problem.window, (low for low, _ in problem.geometry.padding)
     rows, across = problem.sizes[0], gradient.shape[2]
 

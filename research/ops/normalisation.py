@@ -48,7 +48,8 @@ def batch_norm(
     epsilon: float = 1e-5,
 ) -> tuple[Float[Array, "batch *positions features"], Float[Array, "features"], Float[Array, "features"]]:
     """The normalised inputs, and the mean and the variance of each feature."""
-    rows = _laid_out(inputs, largest_divisor(len(inputs), min(PARTS, inputs.size // LEAST_PART)))
+    parts = largest_divisor(len(inputs), min(PARTS, inputs.size // LEAST_PART))
+    rows = _laid_out(inputs.reshape(parts, -1, inputs.shape[-1]))
     mean, variance = _of_moments(*(moment.mean(0, keepdims=True) for moment in _moments(rows, inputs.shape[-1])))
     outputs = _scaled(rows, *_factor_and_shift(mean, variance, scale, bias, epsilon))
     return _as(inputs, outputs, scale, bias), mean[0], variance[0]
@@ -70,21 +71,26 @@ def group_norm(
         by_group = moment.reshape(-1, groups, features // groups)
         return jnp.broadcast_to(by_group.mean(2, keepdims=True), by_group.shape).reshape(moment.shape)
 
-    rows = _laid_out(inputs, len(inputs))
+    rows = _laid_out(inputs)
     mean, variance = _of_moments(*map(of_groups, _moments(rows, features)))
     return _as(inputs, _scaled(rows, *_factor_and_shift(mean, variance, scale, bias, epsilon)), scale, bias)
 
 
-def _laid_out(inputs, parts):
-    """(parts, rows, positions side by side with their features), in float32 at least; parts are of examples in turn."""
-    features = inputs.shape[-1]
-    width = side_by_side(math.prod(inputs.shape[:-1]) // parts, features) * features
-    return inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32)).reshape(parts, -1, width)
+def _laid_out(inputs):
+    """(parts, *positions, features) to (parts, rows, positions side by side with their features), in float32 at least.
+
+    The number of parts may be one that is not known yet, as in a program that is exported.
+    """
+    parts, *positions, features = inputs.shape
+    count = math.prod(positions)
+    beside = side_by_side(count, features)
+    inputs = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
+    return inputs.reshape(parts, count // beside, beside * features)
 
 
 def _moments(rows, features):
     """The means over each part of what was laid out, and of its squares: (parts, features) each."""
-    return (each.mean(1).reshape(len(rows), -1, features).mean(1) for each in (rows, rows**2))
+    return (each.mean(1).reshape(rows.shape[0], -1, features).mean(1) for each in (rows, rows**2))
 
 
 def _of_moments(mean, of_squares):
@@ -145,7 +151,7 @@ def _by_row(inputs, scale, bias, epsilon, centred: bool):
 
 def _by_row_forward(inputs, scale, bias, epsilon, centred):
     rows, features = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32)), inputs.shape[-1]
-    mean = over_columns(rows) / features if centred else jnp.zeros(len(rows), rows.dtype)
+    mean = over_columns(rows) / features if centred else jnp.zeros(rows.shape[0], rows.dtype)
     mean, variance = _of_moments(mean, over_columns(rows**2) / features)
     factor = lax.rsqrt(variance + epsilon)
     normed = (rows - mean[:, None]) * factor[:, None]

@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -152,6 +153,16 @@ def test_the_batch_s_statistics_are_those_of_numpy():
         _, mean, variance = batch_norm(*map(jnp.asarray, (inputs, scale, bias)))
     np.testing.assert_allclose(mean, inputs.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(variance, inputs.var((0, 1, 2)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["group", "layer", "rms"])
+def test_how_many_examples_there_are_may_be_unknown(kind):
+    """As in a program that is exported."""
+    inputs, scale, bias = operands((5, 4, 4, 6), "float32")
+    (batch,) = jax.export.symbolic_shape("batch")
+    function = jax.jit(lambda inputs: OURS[kind](inputs, jnp.asarray(scale), jnp.asarray(bias)))
+    exported = jax.export.export(function)(jax.ShapeDtypeStruct((batch, 4, 4, 6), "float32"))
+    np.testing.assert_allclose(exported.call(inputs), function(inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_epsilon_may_be_traced():

@@ -2,8 +2,8 @@
 
     MNIST_DIR=path/to/mnist python launch.py --config experiments/depth_mnist.py
 
-Time: about 3 min on two cores. Result: two layers in each stage come to 95.6 % of the validation digits,
-one to 91.2 %.
+Time: about 1 min on two cores with AVX-512. Result: two layers in each stage come to 96.1 % of the validation digits,
+one to 91.7 %; of the test digits, judged on two fresh seeds, the 4.7 points between them are too few to name a depth.
 
 Each stage is pooled, so that a feature of the last sees the whole digit however few layers there are: unlike in
 depth_sweep.py, depth is not needed to see. 6,000 of the training examples are enough to tell depths apart in 200 steps;

@@ -2,8 +2,8 @@
 
     python launch.py --config experiments/depth_transformer.py
 
-Time: about 2 min on two cores with AVX-512. Result: after so little training one, two and four blocks are alike, at 3.8 bits per
-byte of the validation text.
+Time: about 2 min on two cores with AVX-512. Result: after so little training one, two and four
+blocks are alike, at 3.8 bits per byte of the validation text.
 
 Models are selected by the loss of the validation text; what they come to is told in bits for each byte, the loss
 divided by log 2. Every depth sees the same text as often: 300 batches of eight times 64 bytes, by which a model learns

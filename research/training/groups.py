@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import ArrayLike
 
+from research.ops.sums import sum_of_squares
 from research.parameters.partition import Rule, Treatment
 from research.training import schedules
 from research.training.experiment import Experiment
@@ -103,7 +104,7 @@ def clipped(plan: Plan, experiment: Experiment, gradient: Parameters, norm: jax.
     for number, rule in enumerate(experiment.rules.rules):
         members = {path: value for path, value in gradient.items() if treatments[path].rule == number}
         if rule.clip is not None and members:
-            squares = sum(jnp.sum(jnp.square(value)) for value in members.values())
+            squares = sum(map(sum_of_squares, members.values()))
             found |= _shortened(members, rule.clip, jnp.sqrt(squares))
     return found
 

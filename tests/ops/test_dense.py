@@ -53,7 +53,9 @@ def test_gradients_of_gradients_are_those_of_the_plain_formula():
         def first(*arrays):
             return jax.grad(lambda *arrays: (jnp.sin(function(*arrays)) * gradient).sum(), (0, 1, 2))(*arrays)
 
-        summed = lambda *arrays: sum((part**2).sum() for part in first(*arrays))  # noqa: E731
+        def summed(*arrays):
+            return sum((part**2).sum() for part in first(*arrays))
+
         return jax.jit(jax.grad(summed, (0, 1, 2)))(inputs, kernel, bias)
 
     with jax.enable_x64(True):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from jax import lax
 
+from research.ops import pooling
 from research.ops.pooling import average_pool, global_average_pool, global_max_pool, max_pool
 
 
@@ -197,3 +198,20 @@ def test_maximum_and_gradient_are_pytorchs_with_ties(window, stride, padding):
     np.testing.assert_array_equal(pool(jnp.asarray(inputs)), np.moveaxis(y.detach().numpy(), 1, -1))
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(pool(x) ** 2)))(jnp.asarray(inputs))
     np.testing.assert_allclose(gradient, np.moveaxis(x.grad.numpy(), 1, -1), rtol=1e-6)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere XLA computes nothing anew")
+def test_which_position_won_is_found_once_however_many_read_the_gradient(monkeypatch):
+    inputs = jnp.ones((4, 8, 8, 8))
+
+    def comparisons():
+        def read_thrice(inputs):
+            gradient = jax.grad(lambda inputs: jnp.sum(jnp.sin(max_pool(inputs, 2))))(inputs)
+            rows = gradient.reshape(-1, 128)
+            return jnp.concatenate([gradient[:, 1:], gradient[:, :-1]], -1), jnp.ones((2, len(rows))) @ rows
+
+        return jax.jit(read_thrice).lower(inputs).compile().as_text().count("direction=GT")
+
+    once = comparisons()
+    monkeypatch.setattr(pooling, "computed_once", lambda array: array)
+    assert once == 3 < comparisons()  # or else there is no need of it any more

@@ -1,13 +1,18 @@
 """Where the time of a compiled program goes, by what XLA's profiler saw of it.
 
-    found = operations(compiled.as_text(), folder_of_a_trace, layers)
-    by_layer(found)     {"stage_0/convolution_0": {"forward": seconds, "backward": seconds}, ...}
+    found = profile(compiled.as_text(), folder_of_a_trace, layers)
+    by_layer(found.operations)     {"stage_0/convolution_0": {"forward": seconds, "backward": seconds}, ...}
 
 The profiler tells how long each operation of the program took, wherever it ran; the program tells of each operation
 what it was traced from: "jit(train_chunk)/while/body/transpose(jvp(Net))/stage_0/convolution_0/dot_general" is of the
 backward pass of the layer stage_0/convolution_0. XLA fuses operations, and what it fused counts for the last of them.
+
+On a CPU, a convolution is computed by threads that the profiler does not see; all that it tells is how long it took to
+hand the work to them, a tenth of it. So what passes unseen after a convolution, until the next operation begins, counts
+for the convolution.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +26,8 @@ PARTS: tuple[Part, ...] = ("batch", "forward", "backward", "update", "other")
 """Of a step: `batch` and `update` are name scopes of `training.step`."""
 CONTROL = frozenset(("while", "conditional", "call", "async-start", "async-done", "async-update"))
 """Operations whose time is that of others."""
+BETWEEN = 2e-5
+"""Seconds that may pass, at most, from the end of one operation to the next where there is nothing to wait for."""
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?\s([a-z][\w\-]*)\(")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _ORIGIN = re.compile(r'metadata=\{[^}]*op_name="([^"]*)"')
@@ -44,6 +51,24 @@ class Operation(NamedTuple):
     """Of all threads or streams together."""
 
 
+class Profile(NamedTuple):
+    """What ran while a program was traced."""
+
+    operations: list[Operation]
+    """The longest first."""
+    busy: float
+    """Seconds in which any of them ran."""
+
+
+class Event(NamedTuple):
+    """One time that an operation ran."""
+
+    name: str
+    start: float
+    """In seconds, as the length."""
+    seconds: float
+
+
 class Instruction(NamedTuple):
     """What a program says of one of its operations."""
 
@@ -52,8 +77,12 @@ class Instruction(NamedTuple):
     """Where it was traced: the path of name scopes, and the primitive. "" if that is not known."""
 
 
-def operations(program: str, folder: Path | str, layers: Collection[str]) -> list[Operation]:
-    """What ran, the longest first.
+UNKNOWN = Instruction("kernel", "")
+"""What the program does not name."""
+
+
+def profile(program: str, folder: Path | str, layers: Collection[str]) -> Profile:
+    """What ran, by what the profiler wrote.
 
     program: the text of the compiled program (`compiled.as_text()`); folder: what `jax.profiler.trace` wrote to;
     layers: the paths of all layers. Raises ValueError for a folder that holds no trace.
@@ -61,22 +90,32 @@ def operations(program: str, folder: Path | str, layers: Collection[str]) -> lis
     return summed(instructions(program), _events(Path(folder)), layers)
 
 
-def summed(
-    program: Mapping[str, Instruction], events: Iterable[tuple[str, float]], layers: Collection[str]
-) -> list[Operation]:
-    """The operations of some events, (name, seconds) each, the longest first."""
+def summed(program: Mapping[str, Instruction], events: Iterable[Event], layers: Collection[str]) -> Profile:
+    """The operations of some events."""
     calls: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
-    for name, taken in events:
-        calls[name] += 1
-        seconds[name] += taken
+    busy, until, convolution = 0.0, -math.inf, None  # the convolution begun since there was last nothing to be seen
+    for event in sorted(events, key=lambda event: event.start):
+        kind = program.get(event.name, UNKNOWN).kind
+        if kind in CONTROL:
+            continue
+        if convolution is not None and (unseen := event.start - until) > BETWEEN:
+            seconds[convolution] += unseen
+            busy += unseen
+            convolution = None
+        end = event.start + event.seconds
+        busy += max(0.0, end - max(until, event.start))
+        until = max(until, end)
+        calls[event.name] += 1
+        seconds[event.name] += event.seconds
+        if kind == "convolution":
+            convolution = event.name
     found = []
     for name, taken in seconds.most_common():
-        kind, origin = program.get(name, Instruction("kernel", ""))
-        if kind not in CONTROL:
-            last = origin.rpartition("/")[2]
-            found.append(Operation(name, kind, last, innermost(origin, layers), part_of(origin), calls[name], taken))
-    return found
+        kind, origin = program.get(name, UNKNOWN)
+        last = origin.rpartition("/")[2]
+        found.append(Operation(name, kind, last, innermost(origin, layers), part_of(origin), calls[name], taken))
+    return Profile(found, busy)
 
 
 def part_of(origin: str) -> Part:
@@ -128,7 +167,7 @@ def instructions(program: str) -> dict[str, Instruction]:
 # The trace
 
 
-def _events(folder: Path) -> Iterator[tuple[str, float]]:
+def _events(folder: Path) -> Iterator[Event]:
     from jax.profiler import ProfileData
 
     files = sorted(folder.rglob("*.xplane.pb"))
@@ -137,8 +176,8 @@ def _events(folder: Path) -> Iterator[tuple[str, float]]:
     return events_of([plane for file in files for plane in ProfileData.from_file(str(file)).planes])
 
 
-def events_of(planes: Sequence[Any]) -> Iterator[tuple[str, float]]:
-    """(name, seconds) of each time that an operation ran, by the planes of a trace.
+def events_of(planes: Sequence[Any]) -> Iterator[Event]:
+    """Each time that an operation ran, by the planes of a trace.
 
     On a CPU these are the events of all threads that name an operation; on other devices those of their own, whether or
     not the profiler knows of what operation a kernel is. A TPU has a line of operations, and a GPU one for each stream;
@@ -154,4 +193,4 @@ def events_of(planes: Sequence[Any]) -> Iterator[tuple[str, float]]:
             for event in line.events:
                 name = dict(event.stats).get("hlo_op") or (event.name if devices else None)
                 if name is not None and not event.name.startswith("end: "):
-                    yield name, event.duration_ns / 1e9
+                    yield Event(name, event.start_ns / 1e9, event.duration_ns / 1e9)

@@ -21,7 +21,7 @@ import contextlib
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ from research.errors import UserError, did_you_mean
 from research.models.adapters import Kernel, LowRank, adapting, recording, with_keys
 from research.models.heads import check_heads, heads
 from research.models.layers import Dropout
+from research.models.stack import entering
 from research.spec import Spec
 from research.stacks import as_range, block_paths, pieces_in
 
@@ -103,9 +104,9 @@ class Network(NamedTuple):
         given: (layer, array), what a layer is given in the place of what comes to it.
         edits: {layer: function}, what is made of a layer's outputs: function(inputs, outputs) stands in their place.
             A layer of a scanned stack cannot be edited; there is no call of its own.
-    reach(variables, inputs, *, trained) -> (layer, array): the first layer outside of any stack that is trained, or has
-        something trained in it, and what comes to it in evaluation; (None, None) where something of the model itself or
-        a stack is trained before it, or it is given anything but one array.
+    reach(variables, inputs, *, trained) -> (layer, array): the first layer that is trained, or has something trained in
+        it, and what comes to it in evaluation; of stacked blocks it is the stack, or the piece of it ("block[10:12]").
+        (None, None) where something of the model itself is trained, or the layer is given anything but one array.
     stacks: {"block": 12} where a layer holds the equal blocks block_00 to block_11 stacked, for `parameters.views`;
         their layers may be asked for by either path. A stack may also be given cut into pieces (`parameters.cut`).
     """
@@ -226,7 +227,7 @@ class _Sized:
         try:
             with contextlib.ExitStack() as around:
                 if given is not None:
-                    around.enter_context(_given(*given))
+                    around.enter_context(_given(*given, stored))
                 if edits:
                     around.enter_context(_edited(edits))
                 if train and trained is not None:
@@ -251,11 +252,10 @@ class _Sized:
         return outputs, {**changed, "features": asked.found(captured)} if features else changed
 
     def reach(self, variables: Mapping, inputs: Array, *, trained: Collection[str]) -> tuple[str | None, Array | None]:
-        stacked = tuple(f"{name}/" for name in pieces_in(variables["params"], self.stacks))
-        if any(path.startswith(stacked) for path in trained) or any("/" not in path for path in trained):
+        if any("/" not in path for path in trained):
             return None, None
         caught: dict[str, list[tuple]] = {}
-        with _watched(trained, caught):
+        with _watched(trained, pieces_in(variables["params"], self.stacks), caught):
             self.apply(variables, inputs, train=False)
         layer, calls = next(iter(caught.items()))
         arrays = [value for value in calls[0] if isinstance(value, jax.Array)]
@@ -359,20 +359,35 @@ def _layers_of(trained: Collection[str]) -> tuple[set[str], set[str]]:
     return layers, {layer[: slash.start()] for layer in layers for slash in re.finditer("/", layer)}
 
 
-def _watched(trained: Collection[str], caught: dict[str, list[tuple]]) -> contextlib.AbstractContextManager:
-    """Within it, `caught` gets what each layer is given that is trained, or has something trained in it."""
+@contextlib.contextmanager
+def _watched(
+    trained: Collection[str], stacks: Collection[str], caught: dict[str, list[tuple]]
+) -> Iterator[None]:
+    """Within it, `caught` gets what each layer is given that is trained, or has something trained in it.
+
+    Of stacked blocks it gets what comes to all of them, and nothing from within.
+    """
     layers = set().union(*_layers_of(trained))
 
+    def look(path, outputs):
+        if path in layers:
+            caught.setdefault(path, []).append((outputs,))
+        return outputs
+
     def intercept(call, args, kwargs, context):
-        if context.method_name == "__call__" and (path := "/".join(context.module.path)) in layers:
-            caught.setdefault(path, []).append(args)
+        path = context.module.path
+        if context.method_name == "__call__" and "/".join(path) in layers and path[0] not in stacks:
+            caught.setdefault("/".join(path), []).append(args)
         return call(*args, **kwargs)
 
-    return nn.intercept_methods(intercept)
+    with entering(look), nn.intercept_methods(intercept):
+        yield
 
 
-def _given(layer: str, inputs: Array) -> contextlib.AbstractContextManager:
+def _given(layer: str, inputs: Array, stacks: Collection[str]) -> contextlib.AbstractContextManager:
     """Within it, a layer is given these inputs, whatever comes to it; what that would be is then of no use."""
+    if layer in stacks:
+        return entering(lambda path, outputs: inputs if path == layer else outputs)
 
     def intercept(call, args, kwargs, context):
         if context.method_name == "__call__" and "/".join(context.module.path) == layer:

@@ -10,9 +10,11 @@ So that both draw the same initial weights and the same dropout, blocks take the
 keys are a function of its index and of the layer's name within it, whatever Flax would make of the paths.
 """
 
+import contextlib
+import contextvars
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -55,6 +57,23 @@ def keys_of(module: nn.Module, *, dropout: bool) -> Keys:
 
 def _fold_name(key: Array, name: str) -> Array:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+Look = Callable[[str, Array], Array]
+_look: contextvars.ContextVar[Look | None] = contextvars.ContextVar("who sees what comes to scanned blocks", default=None)
+
+
+@contextlib.contextmanager
+def entering(look: Look) -> Iterator[None]:
+    """Within it, scanned blocks are given `look(path, outputs)` in the place of the outputs that come to them.
+
+    The path is that of their stack, or of a piece of it: Flax knows of no call of theirs from the outside.
+    """
+    token = _look.set(look)
+    try:
+        yield
+    finally:
+        _look.reset(token)
 
 
 def stack(
@@ -102,6 +121,8 @@ def stack(
             length=len(piece),
         )
         of_blocks = jax.vmap(keys.of_block)(jnp.arange(piece.start, piece.stop))
+        if (look := _look.get()) is not None:
+            outputs = look("/".join((*module.path, name)), outputs)
         outputs, _ = scanned(block(**arguments, name=name), outputs, of_blocks, *shared)
     return outputs
 

@@ -44,9 +44,9 @@ class Cut(NamedTuple):
 def find_cut(plan: Plan, experiment: Experiment, loaded: Loaded) -> Cut | None:
     """Where the network can be cut so that features stand in the place of the examples. Nothing is computed.
 
-    None where nothing is frozen before the first trained layer, or that is within a stack; where the examples are
-    changed at random, targets are made of them, or they are streamed; where the features would take too much memory, or
-    not all of them be used; and where what comes after the cut looks at the examples as well.
+    None where nothing is frozen before the first trained layer; where the examples are changed at random, targets are
+    made of them, or they are streamed; where the features would take too much memory, or not all of them be used; and
+    where what comes after the cut looks at the examples as well.
     """
     used = plan.until * experiment.batch_size
     are_changed = experiment.augmentation is not None or makes_targets(experiment.objective)

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 
-from research import runtime
 from research.data.base import Loaded
 from research.errors import UserError
 from research.inspection import profiles
@@ -34,8 +33,9 @@ SECONDS = 1.0
 def profile(experiment: Experiment, *, workdir: str = "runs") -> dict[str, Any]:
     """What a step's time is spent on, as plain data, all in milliseconds a step. Its trace is kept in a new folder.
 
-    The steps are the first of a run in its first phase; without their compilation. "busy" is the time of all threads or
-    streams, of which "cores" could be busy at once. Raises UserError as a run does.
+    The steps are the first of a run in its first phase; without their compilation. "busy_ms" is the time in which any
+    operation ran, and "operations_ms" that of all of them, which is more where several run at once. Raises UserError as
+    a run does.
     """
     with _compiled_anew():  # names in a program that is read from the disk are those of whoever compiled it
         steps = FirstSteps(experiment)
@@ -44,15 +44,15 @@ def profile(experiment: Experiment, *, workdir: str = "runs") -> dict[str, Any]:
     folder = _new_folder(workdir, experiment.name)
     with jax.profiler.trace(folder, create_perfetto_trace=True):
         seconds = steps.take(count)
-    found = profiles.operations(program, folder, _layers(steps.plan))
+    found, busy = profiles.profile(program, folder, _layers(steps.plan))
     flops = {} if steps.cut is not None else _flops(experiment, steps.plan, steps.loaded)
     return {
         "name": experiment.name,
         "device": jax.devices()[0].device_kind,
-        "cores": runtime.cores() if jax.default_backend() == "cpu" else 1,
         "steps": count,
         "ms": 1e3 * seconds / count,
-        "busy_ms": 1e3 * sum(each.seconds for each in found) / count,
+        "busy_ms": 1e3 * busy / count,
+        "operations_ms": 1e3 * sum(each.seconds for each in found) / count,
         "parts": _by_part(found, count),
         "layers": _by_layer(found, count, flops),
         "operations": [_operation(each, count) for each in found],

@@ -15,14 +15,15 @@ OPERATIONS, LAYERS = 12, 16
 
 def show_profile(console: Console, told: Mapping[str, Any]) -> None:
     """What a step takes, and on what."""
-    busy, cores = told["busy_ms"], told["cores"]
+    busy, taken = told["busy_ms"], told["operations_ms"]
     table = pairs()
     for number, change in enumerate(told["changes"]):
         table.add_row("" if number else "changes", change)
     table.add_row("step", f"{_ms(told['ms'])} ms, in the mean of {told['steps']}, on {told['device']}")
-    of_cores = f" of {cores} cores" if cores > 1 else ""
-    table.add_row("busy", f"{_ms(busy)} ms{of_cores}: {busy / told['ms'] / cores:.0%}")
-    parts = (f"{name} {ms / max(busy, 1e-9):.0%}" for name, ms in told["parts"].items() if ms)
+    table.add_row("busy", f"{busy / told['ms']:.0%} of it")
+    at_once = f", {taken / busy:.1f} at once" if taken > 1.05 * busy else ""
+    table.add_row("operations", f"{_ms(taken)} ms{at_once}")
+    parts = (f"{name} {ms / max(taken, 1e-9):.0%}" for name, ms in told["parts"].items() if ms)
     table.add_row("of that", ", ".join(parts))
     table.add_row("trace", f"{told['trace']}\nfor ui.perfetto.dev its perfetto_trace.json.gz, or for TensorBoard")
     console.print(table)
@@ -67,4 +68,4 @@ def _ms(ms: float) -> str:
 
 
 def _share(ms: float, told: Mapping[str, Any]) -> str:
-    return f"{ms / max(told['busy_ms'], 1e-9):.1%}"
+    return f"{ms / max(told['operations_ms'], 1e-9):.1%}"

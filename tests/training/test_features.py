@@ -63,7 +63,24 @@ def test_any_layer_may_be_the_first_that_is_trained(tiny):
         np.testing.assert_allclose(moved[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
-def test_a_run_on_features_ends_where_the_one_on_examples_does(tiny, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("scan", [False, True])
+def test_of_blocks_those_that_are_frozen_are_computed_once_stacked_or_not(tiny, scan):
+    model = ViT(depth=4, width=8, heads=2, patch=4, dropout=0.3, scan=scan)
+    partitions = {
+        "block[02:04]" if scan else "block_02": last_blocks(2),
+        "block" if scan else "block_00": Partition(train("block_.*/norm_1/.*|head/.*"), freeze(others())),
+    }
+    for layer, partition in partitions.items():
+        fields = {"data": Digits(), "model": model, "batch_size": 64, "finetuning": Finetuning(partition=partition)}
+        cut, ((state, logged), (again, logged_again)) = both(probe(tiny, **fields), count=4)
+        assert (cut.layer, cut.features.shape) == (layer, (5, 8))
+        for path, value in state.trainable.items():
+            if not path.endswith("key/bias"):  # of no effect: its gradient is rounding, of which Adam takes the sign
+                np.testing.assert_allclose(again.trainable[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(logged_again["loss"], logged["loss"], rtol=1e-4)
+
+
+def test_a_run_on_features_where_the_one_on_examples_does(tiny, tmp_path, monkeypatch, capsys):
     experiment = probe(tiny, model=MODELS["mlp"], name="cut", precision="bfloat16")
     summary = run.train(experiment, workdir=str(tmp_path))
     told = open_run(summary["folder"]).read_json("inspection.json")["features"]
@@ -127,7 +144,7 @@ def test_a_cut_is_where_all_that_follows_is_told_by_the_features(tiny):
     assert layer(model=MODELS["mlp"]) == "head"
     assert layer(model=MODELS["mlp"], finetuning=None) is None
     assert layer(model=MODELS["mlp"], finetuning=Finetuning(partition=last_blocks(1))) == "block_02"
-    assert layer(model=MODELS["mlp-scan"], finetuning=Finetuning(partition=last_blocks(1))) is None
+    assert layer(model=MODELS["mlp-scan"], finetuning=Finetuning(partition=last_blocks(1))) == "block[02:03]"
     assert layer(model=MODELS["mlp"], finetuning=Finetuning(partition=layerwise_decay(0.5))) is None
     assert layer(model=MODELS["mlp"], duration=steps(3)) is None  # not all features would be used
     assert layer(model=MODELS["mlp"], norms="activations") is None

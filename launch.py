@@ -162,7 +162,7 @@ def _run_config(arguments: Arguments, command: Sequence[str]) -> int:
 
 
 def _train(arguments: Arguments, command: Sequence[str], config: Any, path: Path, changes: list[str]) -> None:
-    from research.training import display, run
+    from research.training import display, run, tuning
 
     _choose_flags(arguments, config)
     summary = run.train(
@@ -173,6 +173,8 @@ def _train(arguments: Arguments, command: Sequence[str], config: Any, path: Path
         tensorboard=arguments.tensorboard,
         changes=changes,
     )
+    if arguments.tune != "false":
+        tuning.remember_time(config, summary["wall_time"])
     display.show_summary(display.console(), summary)
 
 

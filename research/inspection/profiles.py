@@ -8,8 +8,8 @@ what it was traced from: "jit(train_chunk)/while/body/transpose(jvp(Net))/stage_
 backward pass of the layer stage_0/convolution_0. XLA fuses operations, and what it fused counts for the last of them.
 
 On a CPU, a convolution is computed by threads that the profiler does not see; all that it tells is how long it took to
-hand the work to them, a tenth of it. So what passes unseen after a convolution, until the next operation begins, counts
-for the convolution.
+hand the work to them, a tenth of it. Others may run meanwhile, until one needs what is convolved, and nothing is seen.
+So the first time after a convolution in which nothing is seen, until the next operation begins, counts for it.
 """
 
 import math
@@ -87,10 +87,13 @@ def profile(program: str, folder: Path | str, layers: Collection[str]) -> Profil
     program: the text of the compiled program (`compiled.as_text()`); folder: what `jax.profiler.trace` wrote to;
     layers: the paths of all layers. Raises ValueError for a folder that holds no trace.
     """
-    return summed(instructions(program), _events(Path(folder)), layers)
+    planes = _planes(Path(folder))
+    return summed(instructions(program), events_of(planes), layers, on_cpu=not _devices(planes))
 
 
-def summed(program: Mapping[str, Instruction], events: Iterable[Event], layers: Collection[str]) -> Profile:
+def summed(
+    program: Mapping[str, Instruction], events: Iterable[Event], layers: Collection[str], *, on_cpu: bool
+) -> Profile:
     """The operations of some events."""
     calls: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
@@ -108,7 +111,7 @@ def summed(program: Mapping[str, Instruction], events: Iterable[Event], layers: 
         until = max(until, end)
         calls[event.name] += 1
         seconds[event.name] += event.seconds
-        if kind == "convolution":
+        if on_cpu and kind == "convolution":
             convolution = event.name
     found = []
     for name, taken in seconds.most_common():
@@ -167,13 +170,18 @@ def instructions(program: str) -> dict[str, Instruction]:
 # The trace
 
 
-def _events(folder: Path) -> Iterator[Event]:
+def _planes(folder: Path) -> list[Any]:
     from jax.profiler import ProfileData
 
     files = sorted(folder.rglob("*.xplane.pb"))
     if not files:
         raise ValueError(f"{folder}: holds no trace of JAX's profiler")
-    return events_of([plane for file in files for plane in ProfileData.from_file(str(file)).planes])
+    return [plane for file in files for plane in ProfileData.from_file(str(file)).planes]
+
+
+def _devices(planes: Sequence[Any]) -> list[Any]:
+    """The planes of a GPU or a TPU."""
+    return [plane for plane in planes if plane.name.startswith("/device:")]
 
 
 def events_of(planes: Sequence[Any]) -> Iterator[Event]:
@@ -183,7 +191,7 @@ def events_of(planes: Sequence[Any]) -> Iterator[Event]:
     not the profiler knows of what operation a kernel is. A TPU has a line of operations, and a GPU one for each stream;
     lines that sum up others are left out.
     """
-    devices = [plane for plane in planes if plane.name.startswith("/device:")]
+    devices = _devices(planes)
     for plane in devices or planes:
         lines = list(plane.lines)
         if devices:

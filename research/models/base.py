@@ -104,16 +104,12 @@ class Network(NamedTuple):
         given: (layer, array), what a layer is given in the place of what comes to it.
         edits: {layer: function}, what is made of a layer's outputs: function(inputs, outputs) stands in their place.
             A layer of a scanned stack cannot be edited; there is no call of its own.
-    reach(variables, inputs, *, trained) -> (layer, array): the first layer that is trained, or has something trained in
-        it, and what comes to it in evaluation; of stacked blocks it is the stack, or the piece of it ("block[10:12]").
-        (None, None) where something of the model itself is trained, or the layer is given anything but one array.
     stacks: {"block": 12} where a layer holds the equal blocks block_00 to block_11 stacked, for `parameters.views`;
         their layers may be asked for by either path. A stack may also be given cut into pieces (`parameters.cut`).
     """
 
     init: Callable[[Array], dict]
     apply: Callable[..., tuple[Array, dict]]
-    reach: Callable[..., tuple[str | None, Array | None]]
     stacks: Mapping[str, int | range] = MappingProxyType({})
 
 
@@ -129,7 +125,35 @@ def network(model: "AnyModel | Altered", spec: Spec, adapters: Mapping[str, LowR
     if isinstance(model, Altered):
         return _checked(model).alter(network(model.model, spec, adapters))
     sized = _Sized(_module(model, spec), type(model).__name__, spec, stacks(model), adapters)
-    return Network(sized.init, sized.apply, sized.reach, sized.stacks)
+    return Network(sized.init, sized.apply, sized.stacks)
+
+
+def reach(
+    network: Network,
+    variables: Mapping,
+    inputs: Array,
+    *,
+    trained: Collection[str],
+    train: bool,
+    key: Array | None = None,
+) -> tuple[str | None, Array | None]:
+    """The first layer that is trained, or has something trained in it, and what comes to it: (layer, array).
+
+    trained: the paths of the parameters that are. Of stacked blocks it is the stack, or the piece ("block[10:12]").
+    (None, None) where something of the model itself is trained, or of a layer that is not seen to be called; and where
+    the first is called several times, or not with an array first.
+    """
+    layers, _ = _layers_of(trained)
+    stacked = pieces_in(variables["params"], network.stacks)
+    caught: dict[str, list[tuple]] = {}
+    with _watched(trained, stacked, caught):
+        network.apply(variables, inputs, train=train, key=key, trained=trained)
+    seen_as = {layer: stack if (stack := layer.partition("/")[0]) in stacked else layer for layer in layers}
+    if "" in layers or not caught.keys() >= set(seen_as.values()):
+        return None, None
+    layer, calls = next(iter(caught.items()))
+    arrays = [value for value in calls[0] if isinstance(value, jax.Array)]
+    return (layer, arrays[0]) if len(calls) == 1 and arrays and arrays[0] is calls[0][0] else (None, None)
 
 
 def kernels(model: AnyModel, spec: Spec) -> dict[str, Kernel]:
@@ -251,16 +275,6 @@ class _Sized:
         captured = changed.pop(FEATURES, {})
         return outputs, {**changed, "features": asked.found(captured)} if features else changed
 
-    def reach(self, variables: Mapping, inputs: Array, *, trained: Collection[str]) -> tuple[str | None, Array | None]:
-        if any("/" not in path for path in trained):
-            return None, None
-        caught: dict[str, list[tuple]] = {}
-        with _watched(trained, pieces_in(variables["params"], self.stacks), caught):
-            self.apply(variables, inputs, train=False)
-        layer, calls = next(iter(caught.items()))
-        arrays = [value for value in calls[0] if isinstance(value, jax.Array)]
-        return (layer, arrays[0]) if len(calls) == 1 and arrays and arrays[0] is calls[0][0] else (None, None)
-
     def _needs_key(self, train: bool) -> UserError:
         return UserError(f"model: {self.name} draws random numbers when applied with train={train}; give it a key")
 
@@ -360,12 +374,11 @@ def _layers_of(trained: Collection[str]) -> tuple[set[str], set[str]]:
 
 
 @contextlib.contextmanager
-def _watched(
-    trained: Collection[str], stacks: Collection[str], caught: dict[str, list[tuple]]
-) -> Iterator[None]:
+def _watched(trained: Collection[str], stacks: Collection[str], caught: dict[str, list[tuple]]) -> Iterator[None]:
     """Within it, `caught` gets what each layer is given that is trained, or has something trained in it.
 
-    Of stacked blocks it gets what comes to all of them, and nothing from within.
+    That is nothing, (), where another method is called before `__call__`. Of stacked blocks it gets what comes to all
+    of them, and nothing from within.
     """
     layers = set().union(*_layers_of(trained))
 
@@ -375,9 +388,12 @@ def _watched(
         return outputs
 
     def intercept(call, args, kwargs, context):
-        path = context.module.path
-        if context.method_name == "__call__" and "/".join(path) in layers and path[0] not in stacks:
-            caught.setdefault("/".join(path), []).append(args)
+        path = "/".join(context.module.path)
+        if path in layers and path.partition("/")[0] not in stacks:
+            if context.method_name == "__call__":
+                caught.setdefault(path, []).append(args)
+            elif context.method_name != "setup":
+                caught.setdefault(path, [()])
         return call(*args, **kwargs)
 
     with entering(look), nn.intercept_methods(intercept):

@@ -80,7 +80,7 @@ def initializer(activation: Activation, name: Initializer | None = None) -> Call
 
 
 class Dense(nn.Dense):
-    """flax's, by `research.ops.dense`: for inputs with positions, (batch, *positions, in)."""
+    """flax's, by `research.ops.dense`, whatever its fields precision and dot_general: for (batch, *positions, in)."""
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:

@@ -47,7 +47,10 @@ def _bias(module: nn.Module, features: int) -> Array:
 
 
 class BatchNorm(nn.BatchNorm):
-    """flax's, by `research.ops.normalisation.batch_norm`: its scale, bias and averages are (features,)."""
+    """flax's, by `research.ops.normalisation.batch_norm`: its scale, bias and averages are (features,).
+
+    Of flax's fields it is told by use_running_average, momentum and epsilon alone.
+    """
 
     @nn.compact
     def __call__(self, inputs: Array, use_running_average: bool | None = None) -> Array:

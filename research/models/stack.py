@@ -60,7 +60,9 @@ def _fold_name(key: Array, name: str) -> Array:
 
 
 Look = Callable[[str, Array], Array]
-_look: contextvars.ContextVar[Look | None] = contextvars.ContextVar("who sees what comes to scanned blocks", default=None)
+_look: contextvars.ContextVar[Look | None] = contextvars.ContextVar(
+    "who sees what comes to scanned blocks", default=None
+)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from research.data.base import Loaded, Split, normalise, of_examples
 from research.inspection.program import use
+from research.models.base import reach
 from research.training import evaluation
 from research.training.experiment import Experiment
 from research.training.objective import makes_targets
@@ -44,40 +45,58 @@ class Cut(NamedTuple):
 def find_cut(plan: Plan, experiment: Experiment, loaded: Loaded) -> Cut | None:
     """Where the network can be cut so that features stand in the place of the examples. Nothing is computed.
 
-    None where nothing is frozen before the first trained layer; where the examples are changed at random, targets are
-    made of them, or they are streamed; where the features would take too much memory, or not all of them be used; and
-    where what comes after the cut looks at the examples as well.
+    None where nothing is frozen before the first trained layer, or that draws random numbers; where the examples are
+    changed at random, targets are made of them, or they are streamed; where the features would take too much memory, or
+    not all of them be used; and where what comes after the cut looks at the examples as well.
     """
-    used = plan.until * experiment.batch_size
+    begun = max((start for start in plan.starts if start < plan.until), default=0)
+    used = (plan.until - begun) * experiment.batch_size
     are_changed = experiment.augmentation is not None or makes_targets(experiment.objective)
     if not plan.frozen or plan.streamed or are_changed or experiment.norms == "activations" or used < plan.examples:
         return None
-    leaves, dtype = boundary(experiment), jnp.float32 if plan.spec.tokens is None else jnp.int32
-    state, frozen = state_shapes(plan, leaves)
-    arguments = (leaves, frozen, state.trainable, state.model_state)
-    found: list[str | None] = []
-
-    def features_of(*arguments):
-        layer, features = _reach(plan, *arguments)
-        found.append(layer)
-        return features
-
-    features = jax.eval_shape(features_of, *arguments, jax.ShapeDtypeStruct((2, *plan.spec.shape), dtype))
-    if found[0] is None or features.shape[:1] != (2,):
+    state, frozen = state_shapes(plan, boundary(experiment))
+    arguments = (boundary(experiment), frozen, state.trainable, state.model_state)
+    found = [_trace(plan, arguments, batch) for batch in (2, 3)]
+    if any(cut is None for cut in found) or any(cut.features != found[0].features for cut in found):
         return None
-    cut = Cut(found[0], jax.ShapeDtypeStruct(features.shape[1:], features.dtype))
+    cut = found[0]
     examples = sum(len(loaded.splits[split]) for split in KEPT)
     takes = examples * math.prod(cut.features.shape) * cut.features.dtype.itemsize
-    return cut if takes <= MOST_BYTES and not _sees_examples(plan, cut, arguments, features, dtype) else None
+    return cut if takes <= MOST_BYTES and not _sees_examples(plan, cut, arguments) else None
 
 
-def _reach(plan: Plan, experiment: Experiment, frozen, trainable, model_state, inputs) -> tuple[str | None, Any]:
+def _trace(plan: Plan, arguments: tuple, batch: int) -> Cut | None:
+    """The cut by a batch of so many examples, if each has features of its own, of frozen parameters, not by chance."""
+    layers: list[str | None] = []
+
+    def features_of(frozen, key, inputs, experiment, trainable, model_state):
+        layer, features = _reach(plan, experiment, frozen, trainable, model_state, inputs, train=True, key=key)
+        layers.append(layer)
+        return features
+
+    experiment, frozen, *others = arguments
+    operands = (frozen, jax.random.key(0), _inputs(plan, batch), experiment, *others)
+    program, features = jax.make_jaxpr(features_of, return_shape=True)(*operands)
+    if layers[0] is None or features.shape[:1] != (batch,):
+        return None
+    used = use(program.jaxpr, [1])[1]
+    from_frozen, by_chance = any(used[: len(frozen)]), used[len(frozen)]
+    features = jax.ShapeDtypeStruct(features.shape[1:], features.dtype)
+    return Cut(layers[0], features) if from_frozen and not by_chance else None
+
+
+def _inputs(plan: Plan, batch: int) -> jax.ShapeDtypeStruct:
+    dtype = jnp.float32 if plan.spec.tokens is None else jnp.int32
+    return jax.ShapeDtypeStruct((batch, *plan.spec.shape), dtype)
+
+
+def _reach(plan: Plan, experiment: Experiment, frozen, trainable, model_state, inputs, **how) -> tuple[str | None, Any]:
     """The first layer that is trained, and what comes to it of inputs as the model sees them."""
     variables, inputs = in_precision(experiment, plan.merge(trainable, frozen, model_state), inputs)
-    return plan.network(experiment).reach(variables, inputs, trained=plan.trainable)
+    return reach(plan.network(experiment), variables, inputs, trained=plan.trainable, **how)
 
 
-def _sees_examples(plan: Plan, cut: Cut, arguments: tuple, features: Any, dtype: Any) -> bool:
+def _sees_examples(plan: Plan, cut: Cut, arguments: tuple) -> bool:
     """Whether the network, given the features, still looks at the examples themselves."""
 
     def train(inputs, features, experiment, frozen, trainable, model_state):
@@ -85,8 +104,8 @@ def _sees_examples(plan: Plan, cut: Cut, arguments: tuple, features: Any, dtype:
         how = {"train": True, "key": jax.random.key(0), "trained": plan.trainable, "given": (cut.layer, features)}
         return plan.network(experiment).apply(variables, inputs, **how)
 
-    inputs = jax.ShapeDtypeStruct((2, *plan.spec.shape), dtype)
-    program = jax.make_jaxpr(train)(inputs, features, *arguments).jaxpr
+    features = jax.ShapeDtypeStruct((2, *cut.features.shape), cut.features.dtype)
+    program = jax.make_jaxpr(train)(_inputs(plan, 2), features, *arguments).jaxpr
     return bool(use(program, [1] * len(program.outvars))[1][0])
 
 
@@ -96,17 +115,18 @@ def on_features(
     """The plan and the data of the same training on features; the test split stays as it is."""
     leaves = replicate(plan, boundary(experiment))
 
-    def features_of(split: Split) -> Split:
+    def features_of(name: str, split: Split) -> Split:
         data = evaluation.to_device(plan, split, loaded.normalisation)
-        return Split(_compute(plan, leaves, frozen, state.trainable, state.model_state, data), split.labels)
+        arguments = (leaves, frozen, state.trainable, state.model_state, data)
+        return Split(_compute(plan, name == "train", *arguments), split.labels)
 
-    splits = {name: features_of(split) if name in KEPT else split for name, split in loaded.splits.items()}
+    splits = {name: features_of(name, split) if name in KEPT else split for name, split in loaded.splits.items()}
     return dataclasses.replace(plan, given=cut.layer), loaded._replace(splits=splits, normalisation=None)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _compute(plan: Plan, experiment: Experiment, frozen, trainable, model_state, data: Data) -> jax.Array:
-    """(examples, *features), what comes to the first trained layer of all examples."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compute(plan: Plan, train: bool, experiment: Experiment, frozen, trainable, model_state, data: Data) -> jax.Array:
+    """(examples, *features), what comes to the first trained layer of all examples, in training or in evaluation."""
     examples = data.labels.shape[0]
     size = evaluation.batch_size(plan, experiment, examples)
 
@@ -114,7 +134,8 @@ def _compute(plan: Plan, experiment: Experiment, frozen, trainable, model_state,
         indices = start + jnp.arange(size)  # past the end, the last again
         inputs, labels = share(plan, (data.inputs[indices], data.labels[indices]))
         inputs = normalise(of_examples(data.normalisation, plan.spec, labels), inputs)
-        return _reach(plan, experiment, frozen, trainable, model_state, inputs)[1]
+        how = {"train": train, "key": jax.random.key(0)}  # of which nothing is made
+        return _reach(plan, experiment, frozen, trainable, model_state, inputs, **how)[1]
 
     batches = jax.lax.map(one_batch, jnp.arange(0, examples, size))
     return batches.reshape(-1, *batches.shape[2:])[:examples]

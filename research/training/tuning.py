@@ -1,11 +1,13 @@
 """Which of XLA's flags a network trains fastest with on this machine: measured once, and remembered.
 
 choose(experiment, "exp.py:small", overrides, may_measure=True)      # before JAX computes; says what it sets
+remember_time(experiment, 1800)                                     # it was long: the next of its structure measures
 repeat("runs/exp")                                                  # the flags that a run began with
 
 What is chosen among is `runtime.choices()`. A choice holds for a machine, a jaxlib and a structure: the network, its
 data, batches and optimizer, whatever their numbers are and however long it is trained. Measuring takes about a minute,
-in a process for each, which holds the data and the network.
+in a process for each, which holds the data and the network: for what is short that is too long, so it is done where it
+is asked for, and for a structure that has been seen to train for ten minutes.
 """
 
 import contextlib
@@ -35,6 +37,8 @@ ROUNDS, SECONDS = 7, 0.5
 """How often each choice trains, and about how long."""
 GAIN = 1.03
 """How many times as fast another choice must be than the usual one to be taken: less is within what is measured."""
+LONG = 600.0
+"""Seconds of training that are worth a minute of measuring, before the next one of the structure."""
 HOW_LONG = ("name", "duration", "early_stopping", "select", "evaluate_every", "log_every")
 """Fields that a step does not depend on."""
 
@@ -59,10 +63,16 @@ class Measured(NamedTuple):
 
 
 def choose(experiment: Experiment, config_file: str, overrides: Sequence[Override], *, may_measure: bool) -> None:
-    """Sets the flags as they are fastest for such an experiment, if that is known or may be measured, and says so."""
-    name = remembered(experiment)
-    if name is None and may_measure:
-        display.note("measuring with which of XLA's flags this trains fastest, about a minute, once on this machine")
+    """Sets the flags as they are fastest for such an experiment, if that is known or can be measured, and says so.
+
+    It is measured where it may be, or where one of this structure has trained for long.
+    """
+    name, was_long = remembered(experiment), _was_long(experiment)
+    if name is None and (may_measure or was_long):
+        why = "" if may_measure else "this took more than ten minutes before: "
+        display.note(
+            f"{why}measuring with which of XLA's flags it trains fastest, about a minute, once on this machine"
+        )
         try:
             measured = measure(experiment, config_file, overrides)
         except Failed as error:
@@ -128,6 +138,18 @@ def remembered(experiment: Experiment) -> str | None:
     """The name of what was chosen for such an experiment on this machine."""
     name = _all_remembered().get(_key(experiment))
     return name if isinstance(name, str) and name in runtime.choices() else None
+
+
+def remember_time(experiment: Experiment, seconds: float) -> None:
+    """Remembers that a structure trains for long, so that the next one is measured before; nothing if it is short."""
+    known, key = _all_remembered(), _key(experiment)
+    if seconds >= LONG and key not in known and jax.default_backend() == "cpu":
+        runtime.write_if_possible(_file(), json.dumps(known | {key: None}))
+
+
+def _was_long(experiment: Experiment) -> bool:
+    """Whether one of this structure has trained for long, and nothing was chosen for it."""
+    return _all_remembered().get(_key(experiment), "") is None
 
 
 def _file() -> Path:

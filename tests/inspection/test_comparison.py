@@ -15,6 +15,7 @@ from research.errors import UserError
 from research.inspection import comparison, inspect, inspect_module
 from research.inspection.comparison import Subject, Time, compare, times
 from research.models import MLP, SmallResNet
+from research.models.norms import norm
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "layer_parameters.py"
 
@@ -179,6 +180,11 @@ def test_a_gated_recurrence_of_a_thousand_steps_is_followed_in_no_time():
     assert found.depth.longest == 1024
 
 
-def test_a_layer_norm_sees_no_other_position():
-    assert inspect_module(nn.LayerNorm(), jnp.zeros((2, 5, 6, 8))).field == (1, 1, 8)
+@pytest.mark.parametrize("layer", [nn.LayerNorm(), norm("layer", 8, False, "norm"), norm("rms", 8, False, "norm")])
+def test_a_layer_norm_sees_no_other_position(layer):
+    assert inspect_module(layer, jnp.zeros((2, 5, 6, 8))).field == (1, 1, 8)
+
+
+def test_a_group_norm_sees_all_positions():
+    assert inspect_module(norm("group", 8, False, "norm"), jnp.zeros((2, 5, 6, 8))).field == (5, 6, 8)
     assert inspect_module(nn.GroupNorm(num_groups=2), jnp.zeros((2, 5, 6, 8))).field == (5, 6, 8)

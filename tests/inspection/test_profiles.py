@@ -46,7 +46,7 @@ def test_the_time_of_events_goes_to_layers_and_parts_and_loops_have_none_of_thei
         Event("memcpy", 7.0, 0.25),
         Event("dot.15", 3.0, 4.0),
     ]
-    found, busy = profiles.summed(profiles.instructions(PROGRAM), events, LAYERS)
+    found, busy = profiles.summed(profiles.instructions(PROGRAM), events, LAYERS, on_cpu=True)
     assert busy == 7.25  # what runs beside another is counted once, and nothing for what is between them
     assert [(each.name, each.layer, each.part, each.calls, each.seconds) for each in found] == [
         ("dot.15", "block_00/dense", "backward", 2, 6.0),
@@ -86,12 +86,13 @@ def test_what_passes_unseen_after_a_convolution_is_its_own_and_nothing_else_is()
         Event("add", 5.0, 1.0),  # which had to wait for it
         Event("add", 8.0, 1.0),
     ]
-    found, busy = profiles.summed(program, events, {"block_00"})
-    assert {each.name: (each.calls, each.seconds) for each in found} == {
-        "conv": (1, pytest.approx(2.1)),
-        "add": (5, pytest.approx(4.0)),
-    }
-    assert busy == pytest.approx(1.0 + 4.0 + 1.0)
+    for on_cpu, unseen in ((True, 2.0), (False, 0.0)):  # elsewhere it is seen itself, and what passes is idle
+        found, busy = profiles.summed(program, events, {"block_00"}, on_cpu=on_cpu)
+        assert {each.name: (each.calls, each.seconds) for each in found} == {
+            "conv": (1, pytest.approx(0.1 + unseen)),
+            "add": (5, pytest.approx(4.0)),
+        }
+        assert busy == pytest.approx(4.0 + unseen)
 
 
 def test_the_time_of_a_convolution_is_found_though_other_threads_compute_it(tmp_path):
@@ -112,8 +113,9 @@ def test_the_time_of_a_convolution_is_found_though_other_threads_compute_it(tmp_
             jax.block_until_ready(compiled(*arrays))
     found, _ = profiles.profile(compiled.as_text(), tmp_path, {"large", "small"})
     of = {each.layer: each.seconds for each in found if each.kind == "convolution"}
-    if of:  # where a convolution is another kind of operation, it is seen
-        assert of["large"] > 4 * of["small"]
+    if not of:
+        pytest.skip("here a convolution is handed to a library, and so is seen itself")
+    assert of["large"] > 4 * of["small"]
 
 
 class Raw(NamedTuple):

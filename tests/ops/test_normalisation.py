@@ -1,6 +1,7 @@
 """Norms against their definitions in NumPy, their gradients against flax's layers, and what shapes may be."""
 
 import math
+import re
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.models.norms import norm
 from research.ops.normalisation import batch_norm, group_norm, layer_norm, rms_norm
 
 EPSILON = 1e-3
@@ -171,6 +173,46 @@ def test_epsilon_may_be_traced():
     traced = jax.jit(layer_norm)(inputs, scale, bias, 0.5)
     np.testing.assert_allclose(traced, layer_norm(inputs, scale, bias, 0.5), rtol=1e-6)
     np.testing.assert_allclose(jax.jit(rms_norm)(inputs, scale, 0.5), rms_norm(inputs, scale, 0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_of_no_examples_there_are_no_outputs_and_no_gradients(kind):
+    inputs, scale, bias = jnp.ones((0, 4, 4, 8)), jnp.ones(8), jnp.ones(8)
+    outputs = jax.jit(OURS[kind])(inputs, scale, bias)
+    assert outputs.shape == inputs.shape
+    gradients = jax.grad(lambda *arrays: OURS[kind](*arrays).sum(), (0, 1, 2))(inputs, scale, bias)
+    assert [gradient.shape for gradient in gradients] == [inputs.shape, scale.shape, bias.shape]
+
+
+@pytest.mark.devices(4)
+@pytest.mark.parametrize("batch", [100, 20, 12, 64])
+def test_devices_that_share_a_batch_exchange_its_moments_and_not_its_activations(batch):
+    mesh = jax.make_mesh((4,), ("batch",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
+    laid_out = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    shapes = [(batch, 32, 32, 16), (16,), (16,)]
+    arrays = [jax.ShapeDtypeStruct(s, "float32", sharding=laid_out if len(s) > 1 else whole) for s in shapes]
+    gradients = jax.jit(jax.grad(lambda *arrays: jnp.square(OURS["batch"](*arrays)).sum(), (0, 1, 2)))
+    program = gradients.lower(*arrays).compile().as_text()
+    exchanged = re.findall(r"= \(?f32\[([\d,]*)\]\S* (?:all-gather|all-reduce|all-to-all|collective-permute)", program)
+    assert (
+        exchanged
+        and max(math.prod(map(int, sizes.split(",") if sizes else ())) for sizes in exchanged) < 3 * 32 * 32 * 16
+    )
+
+
+def test_the_running_averages_of_a_layer_move_as_those_of_flax():
+    inputs = jnp.asarray(operands((6, 3, 3, 8), "float32")[0])
+    changed = []
+    for layer in (norm("batch", 8, True, name=None), nn.BatchNorm(use_running_average=False, momentum=0.9)):
+        variables = layer.init(jax.random.key(0), inputs)
+        for _ in range(2):
+            _, state = layer.apply(variables, inputs, mutable=["batch_stats"])
+            variables = {**variables, **state}
+        changed.append(variables["batch_stats"])
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(changed[0][name], changed[1][name], rtol=1e-5, atol=1e-6)
+        assert np.abs(changed[0][name] - (name == "var")).max() > 0.01
 
 
 def test_groups_that_do_not_divide_the_features_are_an_error():

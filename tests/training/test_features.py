@@ -1,15 +1,20 @@
 """Training on features that are computed once is training on the examples, and costs nothing before the cut."""
 
+import dataclasses
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from research.data import Digits
 from research.data.augmentation import Augmentation
+from research.deployment.compression.quantization import FakeQuantized
 from research.models import MLP, ConvNet, ViT
+from research.models.upto import UpTo
 from research.parameters import Partition, freeze, last_blocks, layerwise_decay, linear_probe, onwards, others, train
-from research.training import AdamW, CrossEntropy, Finetuning, Objective, run, steps
+from research.training import AdamW, CrossEntropy, Finetuning, Objective, phases, run, steps
 from research.training.evaluation import to_device
 from research.training.features import find_cut, on_features
 from research.training.folder import open_run
@@ -80,7 +85,7 @@ def test_of_blocks_those_that_are_frozen_are_computed_once_stacked_or_not(tiny, 
         np.testing.assert_allclose(logged_again["loss"], logged["loss"], rtol=1e-4)
 
 
-def test_a_run_on_features_where_the_one_on_examples_does(tiny, tmp_path, monkeypatch, capsys):
+def test_a_run_on_features_ends_where_the_one_on_examples_does(tiny, tmp_path, monkeypatch, capsys):
     experiment = probe(tiny, model=MODELS["mlp"], name="cut", precision="bfloat16")
     summary = run.train(experiment, workdir=str(tmp_path))
     told = open_run(summary["folder"]).read_json("inspection.json")["features"]
@@ -108,6 +113,41 @@ def test_what_is_before_the_cut_is_no_part_of_the_program(tiny):
     assert flops[0] - flops[1] == pytest.approx(before, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        FakeQuantized(model=MLP(depth=3, width=8), bits=tuple((f"block_0{index}/dense", 2) for index in range(3))),
+        UpTo(model=MLP(depth=4, width=8), used=2),
+    ],
+    ids=["quantized", "up to"],
+)
+def test_a_model_that_is_altered_has_features_of_its_own(tiny, model):
+    cut, ((state, _), (again, _)) = both(probe(tiny, model=model))
+    assert cut.layer == "head"
+    for path, value in state.trainable.items():
+        np.testing.assert_allclose(again.trainable[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+def test_what_a_frozen_layer_makes_in_training_is_what_is_trained_on(tiny):
+    cut, ((state, _), (again, _)) = both(probe(tiny, model=Noisy(random=False)))
+    assert cut.layer == "head"
+    for path, value in state.trainable.items():
+        np.testing.assert_allclose(again.trainable[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+def test_of_a_phase_the_steps_of_its_own_count(tiny):
+    """Of 50 examples the last phase sees 16 once: their features are not worth computing."""
+    phased = Partition(train("head/.*"), train("block_02/.*", after=steps(19)), freeze(others()))
+    experiment = probe(tiny, model=MODELS["mlp"], finetuning=Finetuning(partition=phased), duration=steps(20))
+    loaded = experiment.data.load()
+    plans = phases.all_plans(make_plan(experiment, loaded))
+    cuts = [find_cut(plan, experiment, loaded) for plan in plans]
+    assert [cut and cut.layer for cut in cuts] == ["head", None]
+    longer = dataclasses.replace(experiment, duration=steps(30))
+    cuts = [find_cut(plan, longer, loaded) for plan in phases.all_plans(make_plan(longer, loaded))]
+    assert [cut and cut.layer for cut in cuts] == ["head", "block_02"]
+
+
 class Skipping(nn.Module):
     """A head that is given what the inputs are as well, and one that is given the inputs behind its back."""
 
@@ -122,6 +162,48 @@ class Skipping(nn.Module):
         return nn.Dense(self.classes, name="head")(jnp.concatenate([outputs, inputs], axis=1))
 
 
+class ByAnotherMethod(nn.Module):
+    """Something in the midst that is trained and has no `__call__`."""
+
+    class Encoder(nn.Module):
+        @nn.compact
+        def encode(self, inputs):
+            return nn.Dense(5, name="dense")(inputs) * self.param("scale", nn.initializers.ones, (5,))
+
+    classes: int | None = None
+
+    def setup(self):
+        self.trunk, self.encoder, self.head = nn.Dense(4), self.Encoder(), nn.Dense(self.classes)
+
+    def __call__(self, inputs):
+        return self.head(self.encoder.encode(jnp.tanh(self.trunk(inputs))))
+
+
+class Noisy(nn.Module):
+    """A frozen beginning of which the user makes something random, or another thing in training."""
+
+    classes: int | None = None
+    random: bool = True
+
+    @nn.compact
+    def __call__(self, inputs, train):
+        outputs = nn.Dense(4, name="trunk")(inputs)
+        if train:
+            outputs *= jax.random.bernoulli(self.make_rng("dropout"), 0.5, outputs.shape) if self.random else 2.0
+        return nn.Dense(self.classes, name="head")(outputs)
+
+
+class TimeMajor(nn.Module):
+    """The batch is the second axis of what comes to the layer "mid", after two positions."""
+
+    classes: int | None = None
+
+    @nn.compact
+    def __call__(self, inputs):
+        outputs = jnp.swapaxes(nn.Dense(8, name="trunk")(inputs).reshape(-1, 2, 4), 0, 1)
+        return nn.Dense(self.classes, name="head")(nn.Dense(3, name="mid")(outputs).mean(0))
+
+
 class Own(Objective):
     """One that makes its targets of the examples."""
 
@@ -133,6 +215,9 @@ class Own(Objective):
 
 
 def test_a_cut_is_where_all_that_follows_is_told_by_the_features(tiny):
+    def rules(trained):
+        return Finetuning(partition=Partition(train(trained), freeze(others())))
+
     def layer(**fields):
         experiment = probe(tiny, **fields)
         loaded = experiment.data.load()
@@ -141,7 +226,15 @@ def test_a_cut_is_where_all_that_follows_is_told_by_the_features(tiny):
 
     assert layer(model=Skipping()) == "head"
     assert layer(model=Skipping(hidden_ways=True)) is None
+    assert layer(model=ByAnotherMethod()) == "head"
+    for trained in ("encoder/.*|head/.*", "encoder/scale|head/.*", "encoder/.*", "encoder/dense/kernel"):
+        assert layer(model=ByAnotherMethod(), finetuning=rules(trained)) is None
+    assert layer(model=Noisy()) is None
+    assert layer(model=Noisy(random=False)) == "head"
+    assert layer(model=TimeMajor()) == "head"
+    assert layer(model=TimeMajor(), finetuning=rules("mid/.*|head/.*")) is None
     assert layer(model=MODELS["mlp"]) == "head"
+    assert layer(model=MODELS["mlp"], finetuning=rules("block_.*")) is None
     assert layer(model=MODELS["mlp"], finetuning=None) is None
     assert layer(model=MODELS["mlp"], finetuning=Finetuning(partition=last_blocks(1))) == "block_02"
     assert layer(model=MODELS["mlp-scan"], finetuning=Finetuning(partition=last_blocks(1))) == "block[02:03]"

@@ -147,6 +147,26 @@ def test_what_is_remembered_may_be_damaged(experiment, processes, own_cache):
     assert tuning.remembered(experiment) == OTHER
 
 
+@pytest.mark.parametrize(("seconds", "is_measured"), [(tuning.LONG - 1, False), (tuning.LONG, True)])
+def test_a_structure_that_trained_for_long_is_measured_before_it_trains_again(
+    experiment, processes, monkeypatch, capsys, seconds, is_measured
+):
+    monkeypatch.setattr(runtime, "_has_begun", lambda: False)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    answer(processes, other=[5.0] * tuning.ROUNDS)
+    again = dataclasses.replace(experiment, seed=7)
+    tuning.choose(experiment, "exp.py", (), may_measure=False)
+    assert not processes["ended"] and not capsys.readouterr().out  # nothing is known of it
+    tuning.remember_time(experiment, seconds)
+    tuning.choose(dataclasses.replace(experiment, batch_size=7), "exp.py", (), may_measure=False)
+    assert not processes["ended"]
+    tuning.choose(again, "exp.py", (), may_measure=False)
+    assert bool(processes["ended"]) == ("took more than ten minutes before" in capsys.readouterr().out) == is_measured
+    assert os.environ["XLA_FLAGS"] == (runtime.handing("", runtime.HANDED[OTHER]) if is_measured else "")
+    tuning.remember_time(experiment, seconds)  # what was chosen stays
+    assert tuning.remembered(again) == (OTHER if is_measured else None)
+
+
 EXPERIMENT = """
 from research.data import Digits
 from research.models import MLP

@@ -196,7 +196,8 @@ def _as_rows_on_cpu(function, positions: tuple, *operands):
         return function(*operands)
 
     def as_rows(array):
-        return array.reshape(-1, *array.shape[along:]) if array.shape[:along] == positions else array
+        shape = jnp.shape(array)
+        return array.reshape(-1, *shape[along:]) if shape[:along] == positions else array
 
     def on_cpu(*operands):
         results, shapes = function(*map(as_rows, operands)), jax.eval_shape(function, *operands)

@@ -119,6 +119,33 @@ def test_features_stand_in_the_place_of_pictures_where_the_head_alone_is_trained
     assert subject.data.inputs.shape == (16, script.QUICK.model.width)
 
 
+def test_small_networks_of_two_checkouts_take_turns(named):
+    small = named("small")
+    turns = []
+
+    class Checkout:
+        def __init__(self, which, *seconds):
+            self.which, self.seconds = which, iter(seconds)
+
+        def turn(self, name=""):
+            turns.append((self.which, name))
+            return next(self.seconds)
+
+    before, now = Checkout("before", 3.0, 4e-4, 6e-4), Checkout("now", 2.0, 2e-4, 2e-4)
+    row = small.row("MLP 2x64", (before, now), rounds=2)
+    assert turns == [("before", "MLP 2x64"), ("now", "MLP 2x64"), *[("before", ""), ("now", "")] * 2]
+    assert row == ("MLP 2x64", "500 (400 to 600)", "200 (200 to 200)", "2.50 (2.00 to 3.00)", "3.0", "2.0")
+
+
+def test_a_checkout_trains_a_small_network_in_a_process_of_its_own(named):
+    small = named("small")
+    with contextlib.closing(small.Checkout(small.ROOT)) as checkout:
+        first, step = checkout.turn("MLP 2x64"), checkout.turn()
+        assert 0 < step < first
+        with pytest.raises(SystemExit, match="no such network: the process ended with status 1"):
+            checkout.turn("no such network")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
 

@@ -125,8 +125,7 @@ class Checkout:
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def row(name: str, checkouts: Sequence[Checkout], rounds: int) -> tuple[str, ...]:

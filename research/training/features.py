@@ -56,10 +56,9 @@ def find_cut(plan: Plan, experiment: Experiment, loaded: Loaded) -> Cut | None:
         return None
     state, frozen = state_shapes(plan, boundary(experiment))
     arguments = (boundary(experiment), frozen, state.trainable, state.model_state)
-    found = [_trace(plan, arguments, batch) for batch in (2, 3)]
-    if any(cut is None for cut in found) or any(cut.features != found[0].features for cut in found):
+    cut = _trace(plan, arguments, batch=2)
+    if cut is None or _trace(plan, arguments, batch=3) != cut:
         return None
-    cut = found[0]
     examples = sum(len(loaded.splits[split]) for split in KEPT)
     takes = examples * math.prod(cut.features.shape) * cut.features.dtype.itemsize
     return cut if takes <= MOST_BYTES and not _sees_examples(plan, cut, arguments) else None

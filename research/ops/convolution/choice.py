@@ -17,10 +17,8 @@ inputs' gradient and kernel's gradient, medians (`experiments/benchmarks/convolu
 (That of a depthwise kernel by XLA is ours, each feature alone; by the definition, that in one pass.)
 
 Of one input feature, with the flags of `runtime.FLAGS`: (64, 28, 28, 1) by 3x3 to 16 takes 3.0 ms by XLA, 1.4 by the
-matrix product, and the network that begins with it trains at 1.3 times the speed. By 5x5, networks that begin with it
-on 8x8 to 32x32 train at 1.02 to 1.18 times the speed; of larger images the patches, 25 times the inputs, would take too
-much memory. The definition of 3x3 takes 0.4 alone, but in a network XLA computes it anew wherever it is read, as
-pooling does, and the whole is slower.
+matrix product, and the network that begins with it trains at 1.3 times the speed. The definition takes 0.4 alone, but
+in a network XLA computes it anew wherever it is read, as pooling does, and the whole is slower.
 
 Of few features XLA's product of matrices is narrow. With two neighbouring outputs at once, outputs and inputs' gradient
 are so many times as fast; the last column is the kernel's gradient as one product of shifted inputs and gradients:
@@ -54,9 +52,6 @@ def chosen(problem, result: str) -> str:
     if result != "kernel" and len(problem.window) < 3 and window <= 9:
         if problem.features <= (1 if result == "outputs" else 3):
             return "matrix product"  # of patches that are still small
-    if result == "outputs" and len(problem.window) == 2 and window <= 25 and problem.features == 1:
-        if math.prod(problem.geometry.positions(problem.sizes, problem.window)) <= 1024:
-            return "matrix product"
     if len(problem.window) == 3 and window <= 100:
         return "definition"  # XLA's is of another making in three dimensions
     least, most = sorted((problem.features, problem.out))

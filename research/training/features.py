@@ -80,8 +80,9 @@ def _trace(plan: Plan, arguments: tuple, batch: int) -> Cut | None:
         return None
     used = use(program.jaxpr, [1])[1]
     from_frozen, by_chance = any(used[: len(frozen)]), used[len(frozen)]
+    changes = any(used[len(used) - len(jax.tree.leaves(others)) :])  # what is trained, or state that steps move
     features = jax.ShapeDtypeStruct(features.shape[1:], features.dtype)
-    return Cut(layers[0], features) if from_frozen and not by_chance else None
+    return Cut(layers[0], features) if from_frozen and not by_chance and not changes else None
 
 
 def _inputs(plan: Plan, batch: int) -> jax.ShapeDtypeStruct:

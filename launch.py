@@ -339,11 +339,14 @@ def _named(config: Any, path: Path) -> Any:
 
 
 def _resume(arguments: Arguments, command: Sequence[str]) -> None:
-    from research.training import display, run, tuning
+    from research.training import display, folder, reading, run, tuning
 
     if arguments.tune != "false":
         tuning.repeat(arguments.resume)
-    display.show_summary(display.console(), run.resume(arguments.resume, command=list(command)))
+    summary = run.resume(arguments.resume, command=list(command))
+    if arguments.tune != "false":
+        tuning.remember_time(reading.read_experiment(folder.open_run(arguments.resume)), summary["wall_time"])
+    display.show_summary(display.console(), summary)
 
 
 def _evaluate(arguments: Arguments, command: Sequence[str]) -> None:

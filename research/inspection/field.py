@@ -195,6 +195,14 @@ def _concatenate(equation, operand, field):
     return field.moved({i: i for i in range(len(_shapes(equation, operand)[0])) if i != axis})
 
 
+def _stack(equation, operand, field):
+    return field.with_axis(equation.params["axis"])
+
+
+def _unstack(equation, operand, field):
+    return field.without_axis(equation.params["axis"])
+
+
 def _along(name):
     """Everything along one axis goes into each of its elements."""
 
@@ -269,6 +277,8 @@ _RULES = {
     "slice": _slice,
     "pad": _pad,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "unstack": _unstack,
     "rev": _reverse,
     "conv_general_dilated": _convolution,
     "dot_general": _dot_general,

@@ -380,16 +380,17 @@ def _watched(trained: Collection[str], stacks: Collection[str], caught: dict[str
     That is nothing, (), where another method is called before `__call__`. Of stacked blocks it gets what comes to all
     of them, and nothing from within.
     """
-    layers = set().union(*_layers_of(trained))
+    layers, blocks = set().union(*_layers_of(trained)), set()
 
     def look(path, outputs):
+        blocks.add(path)
         if path in layers:
             caught.setdefault(path, []).append((outputs,))
         return outputs
 
     def intercept(call, args, kwargs, context):
         path = "/".join(context.module.path)
-        if path in layers and path.partition("/")[0] not in stacks:
+        if path in layers and path not in blocks and path.partition("/")[0] not in stacks:
             if context.method_name == "__call__":
                 caught.setdefault(path, []).append(args)
             elif context.method_name != "setup":

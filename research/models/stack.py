@@ -60,16 +60,15 @@ def _fold_name(key: Array, name: str) -> Array:
 
 
 Look = Callable[[str, Array], Array]
-_look: contextvars.ContextVar[Look | None] = contextvars.ContextVar(
-    "who sees what comes to scanned blocks", default=None
-)
+_look: contextvars.ContextVar[Look] = contextvars.ContextVar("who sees what comes to blocks")
 
 
 @contextlib.contextmanager
 def entering(look: Look) -> Iterator[None]:
-    """Within it, scanned blocks are given `look(path, outputs)` in the place of the outputs that come to them.
+    """Within it, blocks are given `look(path, outputs)` in the place of the outputs that come to them.
 
-    The path is that of their stack, or of a piece of it: Flax knows of no call of theirs from the outside.
+    Of scanned ones the path is that of their stack, or of a piece of it. Flax knows of no call of theirs from the
+    outside, nor where blocks are computed again in the backward pass (`remat`).
     """
     token = _look.set(look)
     try:
@@ -103,12 +102,17 @@ def stack(
     def of(name: str, index: int | Array, outputs: Array) -> Array:
         return block(**arguments, name=name)(outputs, keys.of_block(index), *shared)
 
+    def entered(name: str, outputs: Array) -> Array:
+        look = _look.get(None)
+        return outputs if look is None else look("/".join((*module.path, name)), outputs)
+
     if in_use.count() is not None and any(indices) and not module.is_initializing():  # the block 0 always is
         names = {"block": functools.partial(block_name, depth=depth)}
         return in_use.scanned(module, names, indices, functools.partial(of, "block"), outputs)
     if not scan or not indices:
         for index in indices:
-            outputs = of(block_name(index, depth), index, outputs)
+            name = block_name(index, depth)
+            outputs = of(name, index, entered(name, outputs))
         return outputs
 
     def body(block, outputs, keys, *shared):
@@ -123,9 +127,7 @@ def stack(
             length=len(piece),
         )
         of_blocks = jax.vmap(keys.of_block)(jnp.arange(piece.start, piece.stop))
-        if (look := _look.get()) is not None:
-            outputs = look("/".join((*module.path, name)), outputs)
-        outputs, _ = scanned(block(**arguments, name=name), outputs, of_blocks, *shared)
+        outputs, _ = scanned(block(**arguments, name=name), entered(name, outputs), of_blocks, *shared)
     return outputs
 
 

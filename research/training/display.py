@@ -163,7 +163,7 @@ class Progress:
         if self._began is None:
             self._began = self._step, now
         if evaluation:
-            self._shown["validation"] = _in_bits(row) or _percent(row["accuracy"])
+            self._shown |= {"validation": _in_bits(row) or _percent(row["accuracy"]), "validated": row["step"]}
         else:
             self._shown |= {name: row[name] for name in ("loss", "examples_per_second") if name in row}
         if self._live is not None:
@@ -193,7 +193,7 @@ class Progress:
         if "loss" in self._shown:
             parts.append(Text.assemble("loss ", (f"{self._shown['loss']:.4f}", "bold")))
         if "validation" in self._shown:
-            parts.append(Text.assemble("validation ", (self._shown["validation"], "bold green")))
+            parts.append(Text.assemble("validation ", (self._shown["validation"], "bold green"), self._validated_at()))
         if "examples_per_second" in self._shown:
             parts.append(Text(f"{_rate(self._shown['examples_per_second'])} examples/s"))
         if (left := self._seconds_left()) is not None:
@@ -201,6 +201,11 @@ class Progress:
         line = Text("  ", no_wrap=True, overflow="ellipsis").join(parts)
         line.no_wrap, line.overflow = True, "ellipsis"
         return line
+
+    def _validated_at(self) -> str:
+        """For a pipe, at which step the figure was found if not at this one; a terminal is shown that as it comes."""
+        is_old = self._live is None and self._shown["validated"] != self._step
+        return f" at {self._shown['validated']}" if is_old else ""
 
     def _seconds_left(self) -> float | None:
         if self._began is None or self._step >= self._total or self._step <= self._began[0]:

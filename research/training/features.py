@@ -4,20 +4,25 @@
     plan, loaded = on_features(plan, experiment, loaded, cut, state, frozen)
 
 All that comes before the first trained layer is the same function of an example in every step, since what is frozen
-runs as it is evaluated. So where nothing changes the examples themselves, what comes to that layer is computed for each
-example once, and stands in the place of the examples from then on. The network is traced as ever, with that layer given
-the features: what comes before it is then of no use, and the compiler leaves it out.
+runs as it is evaluated; a user's own layers may do otherwise, so the programs of both are compared. So where nothing
+changes the examples themselves, what comes to that layer is computed for each example once, and stands in the place of
+the examples from then on. The network is traced as ever, with that layer given the features: what comes before it is
+then of no use, and the compiler leaves it out.
 """
 
 import dataclasses
 import functools
 import math
+import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from research.data.base import Loaded, Split, normalise, of_examples
+from research.inspection.field import Axis
+from research.inspection.flow import follow
 from research.inspection.program import use
 from research.models.base import reach
 from research.training import evaluation
@@ -31,6 +36,8 @@ MOST_BYTES = 2**30
 """Features are kept where those of all examples take no more."""
 KEPT = ("train", "validation")
 """Splits of which features are computed; the test split is met once."""
+BATCH = 7
+"""Examples in the programs that are looked at; no other axis is likely to be as long."""
 
 
 class Cut(NamedTuple):
@@ -45,9 +52,10 @@ class Cut(NamedTuple):
 def find_cut(plan: Plan, experiment: Experiment, loaded: Loaded) -> Cut | None:
     """Where the network can be cut so that features stand in the place of the examples. Nothing is computed.
 
-    None where nothing is frozen before the first trained layer, or that draws random numbers; where the examples are
-    changed at random, targets are made of them, or they are streamed; where the features would take too much memory, or
-    not all of them be used; and where what comes after the cut looks at the examples as well.
+    None where nothing is frozen before the first trained layer, or that is another function in training, of chance or
+    of what training moves, or mixes examples; where the examples are changed at random, targets are made of them, or
+    they are streamed; where the features would take too much memory, or not all of them be used; and where what comes
+    after the cut looks at the examples as well.
     """
     begun = max((start for start in plan.starts if start < plan.until), default=0)
     used = (plan.until - begun) * experiment.batch_size
@@ -56,38 +64,44 @@ def find_cut(plan: Plan, experiment: Experiment, loaded: Loaded) -> Cut | None:
         return None
     state, frozen = state_shapes(plan, boundary(experiment))
     arguments = (boundary(experiment), frozen, state.trainable, state.model_state)
-    cut = _trace(plan, arguments, batch=2)
-    if cut is None or _trace(plan, arguments, batch=3) != cut:
+    found = _trace(plan, arguments, train=True)
+    if found is None or found != _trace(plan, arguments, train=False):
         return None
+    cut, _ = found
     examples = sum(len(loaded.splits[split]) for split in KEPT)
     takes = examples * math.prod(cut.features.shape) * cut.features.dtype.itemsize
-    return cut if takes <= MOST_BYTES and not _sees_examples(plan, cut, arguments) else None
+    sees = any(_sees_examples(plan, cut, arguments, train=train) for train in (True, False))
+    return cut if takes <= MOST_BYTES and not sees else None
 
 
-def _trace(plan: Plan, arguments: tuple, batch: int) -> Cut | None:
-    """The cut by a batch of so many examples, if each has features of its own, of frozen parameters, not by chance."""
+def _trace(plan: Plan, arguments: tuple, *, train: bool) -> tuple[Cut, str] | None:
+    """The cut, and the program that makes the features; None unless these are each example's own and never change."""
     layers: list[str | None] = []
 
-    def features_of(frozen, key, inputs, experiment, trainable, model_state):
-        layer, features = _reach(plan, experiment, frozen, trainable, model_state, inputs, train=True, key=key)
+    def features_of(frozen, inputs, key, trainable, model_state, experiment):
+        layer, features = _reach(plan, experiment, frozen, trainable, model_state, inputs, train=train, key=key)
         layers.append(layer)
         return features
 
-    experiment, frozen, *others = arguments
-    operands = (frozen, jax.random.key(0), _inputs(plan, batch), experiment, *others)
+    experiment, frozen, *moving = arguments
+    operands = (frozen, _inputs(plan), jax.random.key(0), *moving, experiment)
     program, features = jax.make_jaxpr(features_of, return_shape=True)(*operands)
-    if layers[0] is None or features.shape[:1] != (batch,):
+    there = {*program.jaxpr.invars, *(result for equation in program.jaxpr.eqns for result in equation.outvars)}
+    if layers[0] is None or program.jaxpr.outvars[0] not in there:  # within a program of its own, as by flax's jit
         return None
-    used = use(program.jaxpr, [1])[1]
-    from_frozen, by_chance = any(used[: len(frozen)]), used[len(frozen)]
-    changes = any(used[len(used) - len(jax.tree.leaves(others)) :])  # what is trained, or state that steps move
-    features = jax.ShapeDtypeStruct(features.shape[1:], features.dtype)
-    return Cut(layers[0], features) if from_frozen and not by_chance and not changes else None
+    of_frozen, _, *of_moving, _ = (len(jax.tree.leaves(operand)) for operand in operands)
+    alone, used = dce_jaxpr(program.jaxpr, [True])
+    may_change = used[of_frozen + 1 : of_frozen + 1 + sum(of_moving)]
+    field = follow(program, {}, [of_frozen]).field
+    if not any(used[:of_frozen]) or any(may_change) or field is None or field.axes[0] != Axis(0, 1, 0, 0):
+        return None
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(alone))
+    return Cut(layers[0], jax.ShapeDtypeStruct(features.shape[1:], features.dtype)), text
 
 
-def _inputs(plan: Plan, batch: int) -> jax.ShapeDtypeStruct:
+def _inputs(plan: Plan) -> jax.ShapeDtypeStruct:
     dtype = jnp.float32 if plan.spec.tokens is None else jnp.int32
-    return jax.ShapeDtypeStruct((batch, *plan.spec.shape), dtype)
+    return jax.ShapeDtypeStruct((BATCH, *plan.spec.shape), dtype)
 
 
 def _reach(plan: Plan, experiment: Experiment, frozen, trainable, model_state, inputs, **how) -> tuple[str | None, Any]:
@@ -96,16 +110,16 @@ def _reach(plan: Plan, experiment: Experiment, frozen, trainable, model_state, i
     return reach(plan.network(experiment), variables, inputs, trained=plan.trainable, **how)
 
 
-def _sees_examples(plan: Plan, cut: Cut, arguments: tuple) -> bool:
+def _sees_examples(plan: Plan, cut: Cut, arguments: tuple, *, train: bool) -> bool:
     """Whether the network, given the features, still looks at the examples themselves."""
 
-    def train(inputs, features, experiment, frozen, trainable, model_state):
+    def run(inputs, features, experiment, frozen, trainable, model_state):
         variables, inputs = in_precision(experiment, plan.merge(trainable, frozen, model_state), inputs)
-        how = {"train": True, "key": jax.random.key(0), "trained": plan.trainable, "given": (cut.layer, features)}
+        how = {"train": train, "key": jax.random.key(0), "trained": plan.trainable, "given": (cut.layer, features)}
         return plan.network(experiment).apply(variables, inputs, **how)
 
-    features = jax.ShapeDtypeStruct((2, *cut.features.shape), cut.features.dtype)
-    program = jax.make_jaxpr(train)(_inputs(plan, 2), features, *arguments).jaxpr
+    features = jax.ShapeDtypeStruct((BATCH, *cut.features.shape), cut.features.dtype)
+    program = jax.make_jaxpr(run)(_inputs(plan), features, *arguments).jaxpr
     return bool(use(program, [1] * len(program.outvars))[1][0])
 
 
@@ -115,18 +129,17 @@ def on_features(
     """The plan and the data of the same training on features; the test split stays as it is."""
     leaves = replicate(plan, boundary(experiment))
 
-    def features_of(name: str, split: Split) -> Split:
+    def features_of(split: Split) -> Split:
         data = evaluation.to_device(plan, split, loaded.normalisation)
-        arguments = (leaves, frozen, state.trainable, state.model_state, data)
-        return Split(_compute(plan, name == "train", *arguments), split.labels)
+        return Split(_compute(plan, leaves, frozen, state.trainable, state.model_state, data), split.labels)
 
-    splits = {name: features_of(name, split) if name in KEPT else split for name, split in loaded.splits.items()}
+    splits = {name: features_of(split) if name in KEPT else split for name, split in loaded.splits.items()}
     return dataclasses.replace(plan, given=cut.layer), loaded._replace(splits=splits, normalisation=None)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _compute(plan: Plan, train: bool, experiment: Experiment, frozen, trainable, model_state, data: Data) -> jax.Array:
-    """(examples, *features), what comes to the first trained layer of all examples, in training or in evaluation."""
+@functools.partial(jax.jit, static_argnums=0)
+def _compute(plan: Plan, experiment: Experiment, frozen, trainable, model_state, data: Data) -> jax.Array:
+    """(examples, *features), what comes to the first trained layer of all examples."""
     examples = data.labels.shape[0]
     size = evaluation.batch_size(plan, experiment, examples)
 
@@ -134,8 +147,7 @@ def _compute(plan: Plan, train: bool, experiment: Experiment, frozen, trainable,
         indices = start + jnp.arange(size)  # past the end, the last again
         inputs, labels = share(plan, (data.inputs[indices], data.labels[indices]))
         inputs = normalise(of_examples(data.normalisation, plan.spec, labels), inputs)
-        how = {"train": train, "key": jax.random.key(0)}  # of which nothing is made
-        return _reach(plan, experiment, frozen, trainable, model_state, inputs, **how)[1]
+        return _reach(plan, experiment, frozen, trainable, model_state, inputs, train=False)[1]
 
     batches = jax.lax.map(one_batch, jnp.arange(0, examples, size))
     return batches.reshape(-1, *batches.shape[2:])[:examples]

@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -75,10 +75,12 @@ def choose(experiment: Experiment, config_file: str, overrides: Sequence[Overrid
         )
         try:
             measured = measure(experiment, config_file, overrides)
+            display.note(f"XLA hands {measured.told()}" if measured else "they change nothing on this device")
         except Failed as error:
+            measured = None
             display.note(f"they could not be measured, and are as usual: {error}")
-            return
-        display.note(f"XLA hands {measured.told()}" if measured else "they change nothing on this device")
+        if measured is None and was_long:
+            _remember(experiment, False)
         name = measured and measured.name
     elif name is not None and name != next(iter(runtime.HANDED)):
         display.note(f"XLA hands {name}, as was measured before")
@@ -117,7 +119,7 @@ def measure(experiment: Experiment, config_file: str, overrides: Sequence[Overri
     ms = {name: [answers[name]["ms"] for answers in rounds] for name in asked}
     fastest = max(ms, key=lambda name: times_as_fast(ms, name))
     found = Measured(ms, fastest if times_as_fast(ms, fastest) >= GAIN else next(iter(ms)))
-    runtime.write_if_possible(_file(), json.dumps(_all_remembered() | {_key(experiment): found.name}))
+    _remember(experiment, found.name)
     return found
 
 
@@ -142,9 +144,13 @@ def remembered(experiment: Experiment) -> str | None:
 
 def remember_time(experiment: Experiment, seconds: float) -> None:
     """Remembers that a structure trains for long, so that the next one is measured before; nothing if it is short."""
-    known, key = _all_remembered(), _key(experiment)
-    if seconds >= LONG and key not in known and jax.default_backend() == "cpu":
-        runtime.write_if_possible(_file(), json.dumps(known | {key: None}))
+    if seconds >= LONG and _key(experiment) not in _all_remembered() and jax.default_backend() == "cpu":
+        _remember(experiment, None)
+
+
+def _remember(experiment: Experiment, what: str | Literal[False] | None) -> None:
+    """What was chosen; None: that it trains for long; False: that nothing could be, and it is not tried again."""
+    runtime.write_if_possible(_file(), json.dumps(_all_remembered() | {_key(experiment): what}))
 
 
 def _was_long(experiment: Experiment) -> bool:

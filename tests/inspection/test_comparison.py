@@ -185,6 +185,17 @@ def test_a_layer_norm_sees_no_other_position(layer):
     assert inspect_module(layer, jnp.zeros((2, 5, 6, 8))).field == (1, 1, 8)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 3])
+def test_what_is_stacked_and_taken_apart_again_sees_what_it_did(axis):
+    class Stacked(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            seen = nn.Conv(8, (3, 5), name="conv")(inputs)
+            return sum(jnp.unstack(jnp.stack([seen, 2 * seen, inputs], axis), axis=axis))
+
+    assert inspect_module(Stacked(), jnp.zeros((2, 5, 6, 8))).field == (3, 5, 8)
+
+
 def test_a_group_norm_sees_all_positions():
     assert inspect_module(norm("group", 8, False, "norm"), jnp.zeros((2, 5, 6, 8))).field == (5, 6, 8)
     assert inspect_module(nn.GroupNorm(num_groups=2), jnp.zeros((2, 5, 6, 8))).field == (5, 6, 8)

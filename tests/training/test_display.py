@@ -123,7 +123,7 @@ def test_no_run_fills_a_pipe(total, every, seconds, evaluate):
 
 def test_a_line_says_step_loss_accuracy_speed_and_time_left():
     line = run(pipe(), every=100, seconds=3.0, evaluate=100)[-2]
-    assert line == "step  900/1000  loss 0.0011  validation 80.00 %  4,000 examples/s  3 s left"
+    assert line == "step  900/1000  loss 0.0011  validation 80.00 % at 800  4,000 examples/s  3 s left"
 
 
 def test_the_time_left_follows_from_the_steps_of_this_process():

@@ -68,9 +68,9 @@ def test_any_layer_may_be_the_first_that_is_trained(tiny):
         np.testing.assert_allclose(moved[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_of_blocks_those_that_are_frozen_are_computed_once_stacked_or_not(tiny, scan):
-    model = ViT(depth=4, width=8, heads=2, patch=4, dropout=0.3, scan=scan)
+@pytest.mark.parametrize(("scan", "remat"), [(False, False), (True, False), (False, True), (True, True)])
+def test_of_blocks_those_that_are_frozen_are_computed_once_stacked_or_not(tiny, scan, remat):
+    model = ViT(depth=4, width=8, heads=2, patch=4, dropout=0.3, scan=scan, remat=remat)
     partitions = {
         "block[02:04]" if scan else "block_02": last_blocks(2),
         "block" if scan else "block_00": Partition(train("block_.*/norm_1/.*|head/.*"), freeze(others())),
@@ -128,13 +128,6 @@ def test_a_model_that_is_altered_has_features_of_its_own(tiny, model):
         np.testing.assert_allclose(again.trainable[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
-def test_what_a_frozen_layer_makes_in_training_is_what_is_trained_on(tiny):
-    cut, ((state, _), (again, _)) = both(probe(tiny, model=Noisy(random=False)))
-    assert cut.layer == "head"
-    for path, value in state.trainable.items():
-        np.testing.assert_allclose(again.trainable[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
-
-
 def test_of_a_phase_the_steps_of_its_own_count(tiny):
     """Of 50 examples the last phase sees 16 once: their features are not worth computing."""
     phased = Partition(train("head/.*"), train("block_02/.*", after=steps(19)), freeze(others()))
@@ -179,6 +172,21 @@ class ByAnotherMethod(nn.Module):
         return self.head(self.encoder.encode(jnp.tanh(self.trunk(inputs))))
 
 
+class ByJit(nn.Module):
+    """What is trained is within a program of its own."""
+
+    class Inner(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            return nn.Dense(5, name="dense")(jnp.tanh(inputs))
+
+    classes: int | None = None
+
+    @nn.compact
+    def __call__(self, inputs):
+        return nn.Dense(self.classes, name="head")(nn.jit(self.Inner)(name="inner")(nn.Dense(4, name="trunk")(inputs)))
+
+
 class Noisy(nn.Module):
     """A frozen beginning of which the user makes something random, or another thing in training."""
 
@@ -191,6 +199,28 @@ class Noisy(nn.Module):
         if train:
             outputs *= jax.random.bernoulli(self.make_rng("dropout"), 0.5, outputs.shape) if self.random else 2.0
         return nn.Dense(self.classes, name="head")(outputs)
+
+
+class Peculiar(nn.Module):
+    """A frozen beginning before a head, and one thing that makes it no function of each example."""
+
+    how: str
+    classes: int | None = None
+
+    @nn.compact
+    def __call__(self, inputs, train):
+        outputs, head = nn.Dense(4, name="trunk")(inputs), nn.Dense(self.classes, name="head")
+        count = self.variable("batch_stats", "count", jnp.ones, ())
+        if train and not self.is_initializing():
+            count.value += 1
+        if self.how == "counts":
+            outputs *= count.value
+        if self.how == "mixes":
+            outputs -= outputs.mean(0)
+        if self.how == "reads head" and not self.is_initializing():
+            outputs /= jnp.linalg.norm(self.variables["params"]["head"]["kernel"])
+        seen = inputs[:, :1] if self.how == "sees in evaluation" and not train else 0.0
+        return head(outputs) + seen * jnp.arange(self.classes)
 
 
 class TimeMajor(nn.Module):
@@ -229,8 +259,12 @@ def test_a_cut_is_where_all_that_follows_is_told_by_the_features(tiny):
     assert layer(model=ByAnotherMethod()) == "head"
     for trained in ("encoder/.*|head/.*", "encoder/scale|head/.*", "encoder/.*", "encoder/dense/kernel"):
         assert layer(model=ByAnotherMethod(), finetuning=rules(trained)) is None
+    assert layer(model=ByJit()) == "head"
+    assert layer(model=ByJit(), finetuning=rules("inner/.*|head/.*")) in (None, "inner")
     assert layer(model=Noisy()) is None
-    assert layer(model=Noisy(random=False)) == "head"
+    assert layer(model=Noisy(random=False)) is None
+    for how in ("plain", "counts", "reads head", "sees in evaluation", "mixes"):
+        assert layer(model=Peculiar(how)) == ("head" if how == "plain" else None), how
     assert layer(model=TimeMajor()) == "head"
     assert layer(model=TimeMajor(), finetuning=rules("mid/.*|head/.*")) is None
     assert layer(model=MODELS["mlp"]) == "head"

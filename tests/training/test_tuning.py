@@ -12,7 +12,9 @@ import pytest
 from research import runtime
 from research.commandline import loading
 from research.models import MLP
-from research.training import SGD, AdamW, Cosine, Experiment, epochs, steps, tuning
+from research.training import SGD, AdamW, Cosine, Experiment, epochs, run, steps, tuning
+from research.training.folder import open_run
+from research.training.reading import read_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 USUAL, OTHER, DEVICES, ONEDNN, NOTHING = runtime.HANDED
@@ -165,6 +167,31 @@ def test_a_structure_that_trained_for_long_is_measured_before_it_trains_again(
     assert os.environ["XLA_FLAGS"] == (runtime.handing("", runtime.HANDED[OTHER]) if is_measured else "")
     tuning.remember_time(experiment, seconds)  # what was chosen stays
     assert tuning.remembered(again) == (OTHER if is_measured else None)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_what_cannot_be_measured_unasked_is_not_tried_at_each_start(experiment, processes, capsys, platform):
+    answer(processes, usual=["no memory"] * tuning.ROUNDS)
+    processes["platform"] = platform
+    tuning.remember_time(experiment, tuning.LONG)
+    for is_tried in (True, False):
+        tuning.choose(experiment, "exp.py", (), may_measure=False)
+        assert ("measuring with which" in capsys.readouterr().out) == is_tried
+    tuning.choose(experiment, "exp.py", (), may_measure=True)  # but where it is asked for
+    assert "measuring with which" in capsys.readouterr().out
+
+
+def test_a_run_s_experiment_is_of_the_structure_that_its_file_has(tiny, tmp_path, processes, monkeypatch, capsys):
+    """As `--resume` reads it."""
+    monkeypatch.setattr(runtime, "_has_begun", lambda: False)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    experiment = tiny(model=MLP(depth=2, width=8, norm="layer"), duration=steps(4), evaluate_every=steps(2))
+    answer(processes)
+    again = read_experiment(open_run(run.train(experiment, workdir=str(tmp_path))["folder"]))
+    tuning.remember_time(again, tuning.LONG)
+    capsys.readouterr()
+    tuning.choose(experiment, "exp.py", (), may_measure=False)
+    assert "took more than ten minutes before" in capsys.readouterr().out
 
 
 EXPERIMENT = """

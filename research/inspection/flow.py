@@ -318,10 +318,12 @@ class _Walk:
         return result._replace(nodes=INPUT << len(self.nodes), normed=value.normed + 1, attends=False, scaled=False)
 
     def _attend(self, values) -> None:
-        """Two projections are multiplied with one another: they are attention's."""
+        """Two projections are multiplied with one another: they are attention's. With an adapter, one is two nodes."""
         for value in values:
-            if value.nodes != INPUT and value.nodes.bit_count() == 1:
-                self.attention.add(value.nodes.bit_length() - 2)
+            nodes = [i for i in range(len(self.nodes)) if value.nodes >> i + 1 & 1]
+            layers = {layer_of(parameter.path) for i in nodes for parameter in self.nodes[i].parameters}
+            if len(layers) == 1 and not value.nodes & INPUT:
+                self.attention.update(nodes)
 
     def _use(self, equation: JaxprEqn, result: Value, variable, made_of, operands: list[Value]) -> Value:
         name = equation.primitive.name

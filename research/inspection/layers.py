@@ -173,14 +173,14 @@ def _inserted(rows: dict[str, Layer], path: str, row: Layer) -> dict[str, Layer]
 
 def _layer(path, own: list[Parameter], by_path, flow: Flow, frozen, optimizer_bytes, names: _Names) -> Layer:
     """The row of a layer with parameters, its costs still empty."""
-    node_at = next((i for i, node in enumerate(flow.nodes) if node.parameters & set(own)), None)
-    node = None if node_at is None else flow.nodes[node_at]
+    nodes = [i for i, node in enumerate(flow.nodes) if node.parameters & set(own)]
+    node = flow.nodes[nodes[0]] if nodes else None
     uses = [(parameter, use) for parameter in own for use in flow.uses.get(parameter, ())]
     shapes = {p: by_path[p.path].shape[0 if p.index is None else 1 :] for p in own}
     sizes = {p: math.prod(shape) for p, shape in shapes.items()}
     are_biases = {p for p in own if _is_bias(p, flow)}
     has_positions = any(sum(size > 1 for size in shapes[p]) > 1 for p in own if p not in are_biases)
-    kind = _kind(node_at, [use for _, use in uses], flow, has_positions)
+    kind = _kind(nodes, [use for _, use in uses], flow, has_positions)
     share = {p: 1 if p.index is None else by_path[p.path].shape[0] for p in own}
     before, after, depth, field = None, None, 0, None
     if node is not None and kind != "embedding":
@@ -216,14 +216,15 @@ def _is_bias(parameter: Parameter, flow: Flow) -> bool:
     return bool(uses) and named and all(use.kind == "bias" for use in uses)
 
 
-def _kind(node_at: int | None, uses: Sequence[Use], flow: Flow, has_positions: bool) -> str:
+def _kind(nodes: Sequence[int], uses: Sequence[Use], flow: Flow, has_positions: bool) -> str:
     kinds = {use.kind for use in uses}
     if "embedding" in kinds:
         return "embedding"  # also where it is the head as well
-    if node_at is not None:
-        if node_at in flow.attention:
+    if nodes:
+        if flow.attention & set(nodes):
             return "attention"
-        return "head" if [node_at] == flow.last and flow.nodes[node_at].kind == "dense" else flow.nodes[node_at].kind
+        kind = flow.nodes[nodes[0]].kind
+        return "head" if kind == "dense" and flow.last and set(flow.last) <= set(nodes) else kind
     for kind in ("norm", "scale", "other"):
         if kind in kinds:
             return kind

@@ -10,7 +10,7 @@ import pytest
 from research.config import from_json, override, to_json
 from research.data import Digits
 from research.errors import UserError
-from research.models import MLP
+from research.models import MLP, ViT
 from research.parameters import LoRA, Partition, freeze, linear_probe, of_adapters, others, read, train
 from research.training import SGD, AdamW, Adapted, Experiment, Finetuning, Pretrained, run
 from research.training.evaluation import to_device
@@ -154,6 +154,21 @@ def test_inspection_counts_adapters_and_no_gradient_of_what_they_adapt(tiny):
     low = examples * 32 * 1
     assert row.forward.multiply_adds == full.forward.multiply_adds + 2 * low
     assert row.backward.multiply_adds == examples * 32 * 32 + 4 * low
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_layer_is_of_the_kind_that_it_is_without_an_adapter(tiny, scan):
+    data, model = Digits(), ViT(depth=2, width=8, heads=2, patch=4, scan=scan)
+    kinds = []
+    for loras in ((), (LoRA("block_.*/kernel", rank=1), LoRA("head/kernel", rank=1))):
+        experiment = tiny(data=data, model=model)
+        if loras:
+            experiment = tuned(tiny, loras=loras, data=data, model=model, optimizer=AdamW())
+        loaded = experiment.data.load()
+        found = inspect_experiment(experiment, make_plan(experiment, loaded), loaded)
+        kinds.append({row.path: row.kind for row in found.layers})
+    assert kinds[0] == kinds[1]
+    assert {"attention", "dense", "head"} <= set(kinds[0].values())
 
 
 def test_a_changed_alpha_or_dropout_is_the_same_program(tiny):

@@ -10,6 +10,9 @@ A `UserError` is one short line for each problem: what and where, what is accept
 import difflib
 from collections.abc import Iterable
 
+LONGEST_LIST = 240
+"""Characters in which names are listed where none is near."""
+
 
 class UserError(Exception):
     """Something the user can put right. `problems` holds one line for each thing that is wrong."""
@@ -20,12 +23,11 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of an error line: the nearest of `names`, or all of them where none is near and they are few."""
+    """The end of an error line: the nearest of `names`, or all of them where none is near and that is not long."""
     names = sorted(map(str, names))
     by_lower_case = {known.lower(): known for known in names}
     near = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1)
     if near:
         return f"; did you mean '{by_lower_case[near[0]]}'?"
-    if names and len(names) <= 16:
-        return f"; there is {', '.join(names)}"
-    return ""
+    listed = ", ".join(names)
+    return f"; there is {listed}" if names and len(listed) <= LONGEST_LIST else ""

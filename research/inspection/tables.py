@@ -153,8 +153,15 @@ def _columns(inspection: Inspection, width: int):
         chosen.append(("field", "right", lambda layer: _positions(layer.field)))
         chosen.append(("depth", "right", lambda layer: str(layer.depth or "")))
     if inspection.trainable != inspection.parameters:
-        chosen.insert(2, ("", "left", lambda layer: "frozen" if layer.parameters and not layer.trainable else ""))
+        chosen.insert(2, ("", "left", _left_out))
     return chosen
+
+
+def _left_out(layer: Layer) -> str:
+    """What of a layer's parameters is not trained, in a word."""
+    if not layer.parameters or layer.trainable == layer.parameters:
+        return ""
+    return "in part" if layer.trainable else "frozen"
 
 
 def _sums_table(inspection: Inspection, of: str) -> Table:

@@ -5,8 +5,8 @@
     heights(order)["block_10/dense/kernel"]                # 2 of 12 blocks: the last is 1, what comes after it is 0
 
 A block is the innermost numbered layer around a layer, stage_0/block_1 of stage_0/block_1/norm/scale; where there is
-none at all, as in LeNet, the numbered layers themselves are blocks. Paths are those of `views`, the same for a stack
-that is stored stacked as for one that is not.
+none at all, as in LeNet, the numbered layers themselves are blocks, but for norms, which have scales and biases alone.
+Paths are those of `views`, the same for a stack that is stored stacked as for one that is not.
 """
 
 import re
@@ -17,6 +17,8 @@ import jax
 from jax.extend.core import Literal
 
 from research.parameters.paths import SEPARATOR, views
+
+OF_NORMS = (f"{SEPARATOR}scale", f"{SEPARATOR}bias")
 
 
 def order_of_use(
@@ -59,9 +61,10 @@ def blocks(order: Sequence[str]) -> dict[str, list[str]]:
             found.setdefault(block, []).append(path)
     if found:
         return found
-    for path in order:
-        layer = path.rpartition(SEPARATOR)[0]
-        if re.search(r"\d$", layer):
+    layers = [path.rpartition(SEPARATOR)[0] for path in order]
+    more_than_norms = {layer for path, layer in zip(order, layers, strict=True) if not path.endswith(OF_NORMS)}
+    for path, layer in zip(order, layers, strict=True):
+        if re.search(r"\d$", layer) and layer in more_than_norms:
             found.setdefault(layer, []).append(path)
     return found
 

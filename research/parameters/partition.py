@@ -168,7 +168,10 @@ def claims(partition: Partition, order: Sequence[str]) -> dict[str, int]:
     is_whole = not problems
     claimed = {path: [i for i, paths in enumerate(picked) if path in paths] for path in order}
     if is_whole and (unclaimed := [path for path, by in claimed.items() if not by]):
-        problems.append(f"partition: no rule for {listed(unclaimed)}")
+        rest = (
+            "train(of_adapters()) trains them" if of_adapters.issuperset(unclaimed) else "freeze(others()) keeps them"
+        )
+        problems.append(f"partition: no rule for {listed(unclaimed)}; {rest}")
     for i, j in itertools.combinations(range(len(rules)), 2):
         if shared := [path for path in order if path in picked[i] and path in picked[j]]:
             problems.append(f"partition: {rules[i]} and {rules[j]} both match {listed(shared)}")

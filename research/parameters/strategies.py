@@ -67,8 +67,8 @@ def gradual(blocks: int, every: OwnStart, *, new_head: bool = True, head: str = 
     """
     rules = [train(head, reinitialise=new_head)]
     for i in range(1, blocks + 1):
-        inner = last(i - 1) if i > 1 else head
-        rules.append(train(but(last(i), inner, head), after=_times(i, every)))
+        inner = (last(i - 1),) if i > 1 else ()
+        rules.append(train(but(last(i), *inner, head), after=_times(i, every)))
     return Partition(*rules, train(others(), after=_times(blocks + 1, every)))
 
 

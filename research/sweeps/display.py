@@ -196,6 +196,14 @@ def _seconds(seconds: float) -> str:
 # While it goes on, and after it
 
 
+LONGEST_VALUE = 40
+"""Characters of a value in a line of progress: a partition's rules may be a paragraph."""
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= LONGEST_VALUE else f"{value[: LONGEST_VALUE - 3]}..."
+
+
 class Progress:
     """One line while a sweep goes on, rewritten on a terminal; in a pipe a line for each batch of trials."""
 
@@ -226,7 +234,7 @@ class Progress:
 
     def begin(self, number: int, programs: int, values: Mapping[str, str], count: int) -> None:
         """Some trials of a program are begun."""
-        told = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in values.items())
+        told = ", ".join(f"{path.rpartition('.')[2]} {_cut(value)}" for path, value in values.items())
         self._where = f"program {number} of {programs}{f' ({told})' if told else ''}: {_count(count, 'trial')}"
         self._count, self._at = count, (0, 1)
         self._show(f"{self._where}, compiling ...")
@@ -289,26 +297,31 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
         table.add_column(title, overflow="fold")
     is_judged = any(program["judged"]["accuracies"] for program in summary["programs"])
     measure, token = summary["select"].rpartition("/")[2], summary.get("token", "")
-    for title in ("trials", "validation", "fresh seeds" if is_judged else "test", "best with"):
-        table.add_column(title, justify="left" if title == "best with" else "right", overflow="fold")
+    best_with = [
+        _with(program["chosen"]["values"], program["values"]) if program["chosen"] else ""
+        for program in summary["programs"]
+    ]
+    for title in ("trials", "validation", "fresh seeds" if is_judged else "test"):
+        table.add_column(title, justify="right", overflow="fold")
+    if any(best_with):
+        table.add_column("best with", overflow="fold")
     merits = [program["chosen"]["value"] for program in summary["programs"] if program["chosen"]]
     best = (min if measure == "loss" else max)(merits, default=None)
-    for program, values in zip(summary["programs"], shown, strict=True):
+    for program, values, numbers in zip(summary["programs"], shown, best_with, strict=True):
         chosen = program["chosen"]
         told = ", ".join(f"{_short(path, paths)} {value}" for path, value in values.items()) or "all of one"
         names = list(values.values()) if in_columns else [told]
         bad = program["not finite"] + program["failed"]
         count = f"{program['done']:,}" + (f" ({bad} bad)" if bad else "")
         if chosen is None:
-            table.add_row(*names, count, "", "", "")
+            table.add_row(*names, count)
             continue
         judged = program["judged"][KEPT[measure]]
         tested = sum(judged) / len(judged) if judged else None if is_judged else (chosen["test"] or {}).get(measure)
         figures = show_figure(chosen["value"], measure, token), show_figure(tested, measure, token)
         is_best = chosen["value"] == best
-        table.add_row(
-            *names, count, *figures, _with(chosen["values"], program["values"]), style="bold" if is_best else None
-        )
+        row = (*names, count, *figures, numbers) if any(best_with) else (*names, count, *figures)
+        table.add_row(*row, style="bold" if is_best else None)
     console.print()
     console.print(table)
     if summary["front"]:

@@ -168,6 +168,8 @@ def judged(session: Session) -> dict[int, list[Trial]]:
 def judge(session: Session, judged: Mapping[int, Sequence[Trial]]) -> bool:
     """Runs the trials that judge; False if interrupted."""
     trials = [trial for several in judged.values() for trial in several]
+    if any(trial.fingerprint not in session.ledger.done for trial in trials):
+        session.progress.note("the best of each, on fresh seeds:")
     return not trials or run_trials(session, trials, halving=False)
 
 

@@ -186,6 +186,7 @@ def fit(plan: Plan, experiment: Experiment, weights: Weights) -> Beginning:
             members[view.leaf].append(path)
     needed = [path for inside in members.values() for path in inside]
     source, wanted, grid = weights.about["path"], _by_view(experiment, here), grid_of(experiment.model, plan.spec)
+    others = tuple(_other_models(weights.model, experiment.model))
     problems, found, fitted = list(_missing(there, needed, source)), {}, {}
     for path in (path for path in needed if path in there):
         try:
@@ -195,10 +196,10 @@ def fit(plan: Plan, experiment: Experiment, weights: Weights) -> Beginning:
         else:
             fitted |= {path: how} if how else {}
     if problems:
-        raise UserError(*problems)
+        raise UserError(*(f"{source}: {other}" for other in others), *problems)
     arrays = {leaf: _as_stored([found[path] for path in inside], stored[leaf]) for leaf, inside in members.items()}
     unused = (*(path for path in there if path not in set(needed)), *weights.unused)
-    notes = (*weights.about.get("notes", ()), *_other_models(weights.model, experiment.model))
+    notes = (*weights.about.get("notes", ()), *others)
     return Beginning(arrays, unused, weights.about, fitted, notes)
 
 
@@ -224,7 +225,9 @@ def _fitted(
 
 def _other_models(there: AnyModel | None, here: AnyModel) -> Iterator[str]:
     """In what the source's model is another than that of the experiment, though its parameters may fit."""
-    if type(there) is type(here) and is_config(here):
+    if there is not None and type(there) is not type(here):
+        yield f"the source's model is {type(there).__name__}, and that here {type(here).__name__}"
+    elif there is not None and is_config(here):
         for field in differences(there, here):
             if field.path not in OUR_OWN:
                 yield f"{field.path} is {field.left!r} in the source's model, and {field.right!r} here"

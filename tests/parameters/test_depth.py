@@ -111,6 +111,15 @@ def test_blocks_are_numbered_layers_from_the_input_on(model, expected):
     assert list(blocks(order(model)[0])) == expected
 
 
+def test_a_numbered_norm_beside_numbered_layers_is_no_block():
+    order = [
+        f"{layer}/{name}" for layer, name in (("Dense_0", "kernel"), ("Dense_0", "bias"), ("LayerNorm_0", "scale"))
+    ]
+    order += ["Dense_1/kernel", "LayerNorm_1/scale", "LayerNorm_1/bias", "head/kernel"]
+    assert list(blocks(order)) == ["Dense_0", "Dense_1"]
+    assert [heights(order)[path] for path in order] == [2, 2, 2, 1, 0, 0, 0]
+
+
 def test_heights_count_blocks_from_the_end():
     found = heights(order(ViT(depth=3, width=8, heads=2, patch=4, scan=True))[0])
     by_layer = {path.split("/")[0]: height for path, height in found.items()}

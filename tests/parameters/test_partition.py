@@ -39,7 +39,8 @@ def test_all_mistakes_are_told_at_once():
     rules = freeze("stage_0/.*"), freeze(".*/kernel")
     both = f"partition: freeze('stage_0/.*') and freeze('.*/kernel') both match {PATHS[0]}"
     nothing = "partition: nothing is left to train"
-    assert problems(*rules, paths=[*PATHS, "head/bias"]) == ("partition: no rule for head/bias", both, nothing)
+    unclaimed = "partition: no rule for head/bias; freeze(others()) keeps them"
+    assert problems(*rules, paths=[*PATHS, "head/bias"]) == (unclaimed, both, nothing)
 
 
 def test_what_a_rule_may_be_meant_for_is_not_told_as_well():
@@ -57,7 +58,7 @@ def test_two_rules_of_one_group_may_not_overlap_either():
 
 def test_long_lists_are_cut():
     (line,) = problems(train("head.*"), paths=["head/kernel", *(f"block_{i:02d}/kernel" for i in range(20))])
-    assert line.endswith("block_07/kernel and 12 more")
+    assert "block_07/kernel and 12 more; " in line
 
 
 def test_what_is_no_regular_expression_is_named():
@@ -69,7 +70,13 @@ def test_what_is_no_regular_expression_is_named():
 
 
 def test_no_rules_train_nothing():
-    assert problems() == (f"partition: no rule for {', '.join(PATHS)}", "partition: nothing is left to train")
+    unclaimed = f"partition: no rule for {', '.join(PATHS)}; freeze(others()) keeps them"
+    assert problems() == (unclaimed, "partition: nothing is left to train")
+
+
+def test_adapters_that_no_rule_trains_are_told_with_the_rule_that_does():
+    (line,) = problems(train("dense/.*"), paths=["dense/kernel", "dense/lora_a", "dense/lora_b"])
+    assert line == "partition: no rule for dense/lora_a, dense/lora_b; train(of_adapters()) trains them"
 
 
 @pytest.mark.parametrize("shapes_only", [False, True])

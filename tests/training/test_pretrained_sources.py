@@ -192,7 +192,8 @@ def test_all_that_does_not_fit_is_told_at_once_and_nothing_is_begun(saved, tmp_p
     path, _ = saved("transformers-vit")
     other = dataclasses.replace(VIT, depth=3, width=20)
     lines = problems(lambda: run.train(tuned(path, other, linear_probe()), workdir=str(tmp_path / "runs")))
-    assert lines[0].startswith(f"{path}: without block_02/attention/key/bias, ")
+    assert f"{path}: depth is 2 in the source's model, and 3 here" in lines[:2]
+    assert lines[2].startswith(f"{path}: without block_02/attention/key/bias, ")
     sizes = "(16, 16) there and (20, 20) here; a rule with reinitialise=True would begin it anew"
     assert f"{path}: block_01/attention/value/kernel is {sizes}" in lines
     assert f"{path}: positions is (13, 16) there and (13, 20) here" in "\n".join(lines)

@@ -125,8 +125,13 @@ def test_all_that_does_not_fit_is_told_at_once_and_nothing_is_begun(tiny, source
     model = dataclasses.replace(MODEL, width=9, depth=4)
     experiment = tuned(tiny, source, linear_probe(new_head=False), model=model)
     lines = problems(lambda: run.train(experiment, workdir=str(tmp_path / "runs")))
-    assert lines[0].startswith(f"{source}: without block_03/dense/kernel, block_03/norm/")
-    assert lines[0].endswith("which no rule reinitialises")
+    others = [
+        f"{source}: {field} in the source's model, and {here} here"
+        for field, here in (("depth is 3", 4), ("width is 8", 9))
+    ]
+    assert sorted(lines[:2]) == others
+    assert lines[2].startswith(f"{source}: without block_03/dense/kernel, block_03/norm/")
+    assert lines[2].endswith("which no rule reinitialises")
     for shapes in ("head/kernel is (8, 3) there and (9, 3)", "block_01/dense/kernel is (8, 8) there and (9, 9)"):
         assert f"{source}: {shapes} here; a rule with reinitialise=True would begin it anew" in lines
     assert not (tmp_path / "runs").exists()

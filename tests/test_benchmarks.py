@@ -299,3 +299,16 @@ def test_what_is_written_is_the_times_a_table_and_a_figure_of_them(named, tmp_pa
     assert "| Flax loop | 400.0 | 4.00 |" in text
     with Image.open(tmp_path / "new" / "training.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def test_plain_flax_networks_are_timed_as_they_are_and_as_they_are_computed_here(named, capsys):
+    named("own_models").main(["W4", "--quick"])
+    assert any(line.startswith("W4 ") for line in capsys.readouterr().out.splitlines())
+
+
+def test_what_is_timed_as_flax_does_is_left_to_flax(named):
+    script, base = named("own_models"), importlib.import_module("research.models.base")
+    usual = base.formulated
+    with script.as_flax_does():
+        assert base.formulated is contextlib.nullcontext
+    assert base.formulated is usual

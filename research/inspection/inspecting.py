@@ -23,6 +23,7 @@ from research.inspection.costs import Cost, Costs, costs, layer_of, prefixes
 from research.inspection.flow import follow
 from research.inspection.layers import Layer, block_of, rows_of_layers
 from research.inspection.memory import Kept, bytes_of, kept
+from research.inspection.program import widest
 from research.models.base import unboxed
 
 
@@ -171,8 +172,9 @@ def inspect(
     forward = costs(program, names, layers=given.layers, padding=padding)
     backward = _backward(given, function, loss, program, forward, padding)
     by_path, optimizer_bytes = given.by_path, optimizer_bytes or {}
+    read = widest(program.jaxpr, prefixes(given.layers))
     rows = rows_of_layers(
-        by_path, flow, forward, backward.costs, backward.activations, given.frozen, stacks or {}, optimizer_bytes
+        by_path, flow, read, forward, backward.costs, backward.activations, given.frozen, stacks or {}, optimizer_bytes
     )
     total = sum(map(bytes_of, by_path.values()))
     gradients = sum(bytes_of(by_path[path]) for path in given.trained)

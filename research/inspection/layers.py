@@ -56,8 +56,13 @@ def block_of(path: str) -> str | None:
     return around or None
 
 
-def rows_of_layers(by_path, flow: Flow, forward: Costs, backward: Costs, activations, frozen, stacks, optimizer_bytes):
-    """A row for each layer, in the order in which data meets them, then those that data does not meet."""
+def rows_of_layers(
+    by_path, flow: Flow, read, forward: Costs, backward: Costs, activations, frozen, stacks, optimizer_bytes
+):
+    """A row for each layer, in the order in which data meets them, then those that data does not meet.
+
+    read: the largest array that each layer reads, {layer: shape}, where name scopes tell.
+    """
     flow = _settled(flow, by_path, {view.leaf for view in views(by_path, stacks).values() if view.index is not None})
     names = _Names(by_path, flow, stacks)
     members: dict[str, list[Parameter]] = {}
@@ -69,7 +74,12 @@ def rows_of_layers(by_path, flow: Flow, forward: Costs, backward: Costs, activat
     ahead, back = names.spread(forward.by_layer), names.spread(backward.by_layer)
     keeps = names.spread({layer: Cost(moved=count) for layer, count in kept_by.items()})
 
-    rows = {path: _layer(path, own, by_path, flow, frozen, optimizer_bytes, names) for path, own in members.items()}
+    read = {path: shape for layer, shape in read.items() for path in names.of_layer(layer)}
+
+    rows = {
+        path: _layer(path, own, by_path, flow, read.get(path, ()), frozen, optimizer_bytes, names)
+        for path, own in members.items()
+    }
     for path in dict.fromkeys((*ahead, *back, *keeps)):
         if path not in rows:
             products = ahead.get(path, Cost()).multiply_adds or back.get(path, Cost()).multiply_adds
@@ -171,7 +181,7 @@ def _inserted(rows: dict[str, Layer], path: str, row: Layer) -> dict[str, Layer]
     return new
 
 
-def _layer(path, own: list[Parameter], by_path, flow: Flow, frozen, optimizer_bytes, names: _Names) -> Layer:
+def _layer(path, own: list[Parameter], by_path, flow: Flow, read, frozen, optimizer_bytes, names: _Names) -> Layer:
     """The row of a layer with parameters, its costs still empty."""
     nodes = [i for i, node in enumerate(flow.nodes) if node.parameters & set(own)]
     node = flow.nodes[nodes[0]] if nodes else None
@@ -190,6 +200,8 @@ def _layer(path, own: list[Parameter], by_path, flow: Flow, frozen, optimizer_by
         before, after, depth, field = last.input[1:], last.output[1:], first.depth, last.field
         if first.kind == "embedding":
             before, after = first.input[1:-1], first.output[1:]  # look-ups of single numbers
+        if kind == "norm" and math.prod(read) > math.prod(last.output):
+            before = after = read[1:]  # its parameters meet statistics alone
     return Layer(
         path=path,
         kind=kind,

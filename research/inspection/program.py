@@ -183,6 +183,42 @@ def scope(equation: JaxprEqn, layers: Collection[str], around: str = "") -> str:
     return innermost(str(equation.source_info.name_stack), layers, around)
 
 
+def widest(
+    body: Jaxpr, layers: Collection[str], around: str = "", makers: Sequence[str] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Of the arrays that a layer reads and has not made, the shape of the first of the largest: {layer: shape}.
+
+    makers: in which layers the operands were made; by default in none.
+    """
+    made = dict(zip(body.invars, makers or [""] * len(body.invars), strict=True))
+    found: dict[str, tuple[int, ...]] = {}
+
+    def offer(layer: str, shape: tuple[int, ...]) -> None:
+        if layer not in found or math.prod(shape) > math.prod(found[layer]):
+            found[layer] = shape
+
+    for equation in body.eqns:
+        layer = scope(equation, layers, around)
+        operands = ["" if isinstance(variable, Literal) else made.get(variable, "") for variable in equation.invars]
+        made |= dict.fromkeys(equation.outvars, layer)
+        match called(equation):
+            case None:
+                bodies = ()
+                for variable, maker in zip(equation.invars, operands, strict=True):
+                    if maker != layer:
+                        offer(layer, getattr(variable.aval, "shape", ()))
+            case Once(inner) as once:
+                bodies = ((inner, once.given(operands)),)
+            case Loop(inner) as loop:
+                bodies = ((inner, operands[loop.skipped :]),)
+            case Branches(several):
+                bodies = ((inner, operands[1:]) for inner in several)
+        for inner, given in bodies:
+            for name, shape in widest(inner, layers, layer, given).items():
+                offer(name, shape)
+    return found
+
+
 def innermost(scopes: str, layers: Collection[str], around: str = "") -> str:
     """The innermost of `layers` that a path of name scopes leads through; `around` if it names none."""
     path = around

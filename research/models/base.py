@@ -36,6 +36,7 @@ from jax import Array
 from research.config import is_config, validate
 from research.errors import UserError, did_you_mean
 from research.models.adapters import Kernel, LowRank, adapting, recording, with_keys
+from research.models.formulations import formulated
 from research.models.heads import check_heads, heads
 from research.models.layers import Dropout
 from research.models.stack import entering
@@ -258,7 +259,8 @@ class _Sized:
                     around.enter_context(_fixed(trained))
                 if self.adapters:
                     around.enter_context(adapting(self.adapters))  # they see what a layer is given at last
-                around.enter_context(heads(self.spec))  # the last: it takes the place of the layer's own call
+                around.enter_context(heads(self.spec))  # it takes the place of the layer's own call
+                around.enter_context(formulated())  # the last: it is the layer's own call
                 outputs, changed = self.module.apply(
                     variables,
                     jnp.asarray(inputs),

@@ -14,7 +14,7 @@ import pytest
 from research.errors import UserError
 from research.inspection import inspect, inspect_module
 from research.inspection.tables import as_csv, as_html, as_json, as_text, by_depth, by_kind, folds
-from research.models import GPT, MLP, ConvNet, ResNet
+from research.models import GPT, MLP, ConvNet, ResNet, ViT, norms
 
 
 def shape(*sizes, dtype=jnp.float32):
@@ -272,3 +272,36 @@ def test_units_are_said(gpt):
     text = as_text(gpt)
     assert "multiply-adds an example" in text
     assert "FLOP in all" in text
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_norms_of_positions_are_told_with_what_they_read(look, kind, scan):
+    told = look(ViT(depth=2, width=6, heads=2, patch=4, norm=kind, scan=scan), (8, 8, 1))
+    shapes = {row.path: (row.input, row.output) for row in told.layers if row.kind == "norm"}
+    assert len(shapes) == 5
+    assert set(shapes.values()) == {((5, 6), (5, 6))}
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda train: nn.BatchNorm(not train),
+        lambda train: norms.BatchNorm(not train),
+        lambda _: nn.GroupNorm(3),
+        lambda _: norms.GroupNorm(3),
+    ],
+    ids=["flax's batch", "batch", "flax's group", "group"],
+)
+def test_norms_over_positions_are_told_with_what_they_read(make, train):
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            for features in (6, 12, 60):
+                images = make(train)(nn.Conv(features, (3, 3), strides=2)(images))
+            return images
+
+    told = inspect_module(Normed(), shape(4, 16, 16, 1))
+    shapes = [(row.input, row.output) for row in told.layers if row.kind == "norm"]
+    assert shapes == [((size, size, features),) * 2 for size, features in ((8, 6), (4, 12), (2, 60))]

@@ -5,7 +5,8 @@
 
 No module is edited: Flax hands every call of a layer to an interceptor, which computes the same function of the same
 parameters. A layer with a field that is not as Flax has it by default, `precision` say, and that is not understood
-here, is left to Flax; so is one of a class derived from Flax's, and whatever makes parameters.
+here, is left to Flax; so is one of a class derived from Flax's, and whatever makes parameters. Derivatives
+are in reverse mode, as those of our own layers: `jax.jvp` raises.
 
 On two x86 cores a step of plain Flax's networks takes so many milliseconds as it is, and so many like this:
 

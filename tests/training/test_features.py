@@ -219,7 +219,7 @@ class Peculiar(nn.Module):
             outputs -= outputs.mean(0)
         if self.how == "reads head" and not self.is_initializing():
             outputs /= jnp.linalg.norm(self.variables["params"]["head"]["kernel"])
-        seen = inputs[:, :1] if self.how == "sees in evaluation" and not train else 0.0
+        seen = inputs[:, :1] if self.how == f"sees in {'training' if train else 'evaluation'}" else 0.0
         return head(outputs) + seen * jnp.arange(self.classes)
 
 
@@ -263,7 +263,7 @@ def test_a_cut_is_where_all_that_follows_is_told_by_the_features(tiny):
     assert layer(model=ByJit(), finetuning=rules("inner/.*|head/.*")) in (None, "inner")
     assert layer(model=Noisy()) is None
     assert layer(model=Noisy(random=False)) is None
-    for how in ("plain", "counts", "reads head", "sees in evaluation", "mixes"):
+    for how in ("plain", "counts", "reads head", "sees in evaluation", "sees in training", "mixes"):
         assert layer(model=Peculiar(how)) == ("head" if how == "plain" else None), how
     assert layer(model=TimeMajor()) == "head"
     assert layer(model=TimeMajor(), finetuning=rules("mid/.*|head/.*")) is None

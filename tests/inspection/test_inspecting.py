@@ -203,6 +203,21 @@ def test_a_module_that_does_not_fit_is_told_in_one_line():
         inspect_module(Net(), shape(2, 5), train=False)
 
 
+def test_layers_that_are_frozen_in_part_or_whole_say_so():
+    apply = lambda p, x: jax.nn.relu(x @ p["a"]["kernel"] + p["a"]["bias"]) @ p["b"]["kernel"] @ p["c"]["kernel"]  # noqa: E731
+    parameters = {
+        "a": {"kernel": shape(4, 3), "bias": shape(3)},
+        "b": {"kernel": shape(3, 3)},
+        "c": {"kernel": shape(3, 2)},
+    }
+    lines = as_text(inspect(apply, parameters, X, frozen=("a/kernel", "b/kernel"))).splitlines()
+    told = {
+        line.split()[0]: line for line in lines if line.split()[:2] in (["a", "dense"], ["b", "dense"], ["c", "head"])
+    }
+    assert [" in part " in told["a"], " frozen " in told["b"]] == [True, True]
+    assert not any(word in told["c"] for word in ("frozen", "in part"))
+
+
 def test_what_is_frozen_must_be_there():
     with pytest.raises(UserError, match=r"no parameter 'bb'.*b"):
         inspect(lambda p, x: x * p["b"], {"b": shape()}, shape(2), frozen=["bb"])

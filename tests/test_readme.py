@@ -5,6 +5,7 @@ is changed.
 """
 
 import ast
+import dataclasses
 import gzip
 import os
 import re
@@ -140,3 +141,17 @@ def test_the_pieces_of_python_run(piece):
         assert validate(namespace["get_config"]())
     else:
         assert len(namespace) > 3
+
+
+def test_the_partition_fits_the_run_that_it_begins_with():
+    from research.data import Digits
+    from research.training.plan import make_plan
+
+    (piece,) = (piece for piece in blocks("python") if "no_decay" in piece)
+    namespace = {"__name__": "readme"}
+    exec(compile(piece, "README.md", "exec"), namespace)
+    exec(compile((ROOT / "experiments" / "glyphs_cnn.py").read_text(), "glyphs_cnn.py", "exec"), namespace)
+    experiment, finetuning = namespace["get_config"](), dataclasses.replace(namespace["finetuning"], source=None)
+    experiment = dataclasses.replace(experiment, data=Digits(), finetuning=finetuning)
+    plan = make_plan(experiment, experiment.data.load())
+    assert {path.partition("/")[0] for path in plan.trainable} == {"stage_1", "head"}

@@ -212,14 +212,16 @@ def is_kernel(path: str) -> bool:
 def undecayed(patterns: Sequence[str], paths: Iterable[str]) -> set[str]:
     """The parameters whose path ends as one of some regular expressions says: "bias", "norm/scale".
 
-    Raises UserError for a pattern that is none or matches nothing, and for a parameter that two of them match.
+    Numbers of layers may be left out: "norm/scale" is also norm_0/scale. Raises UserError for a pattern that is none or
+    matches nothing, and for a parameter that two of them match.
     """
     paths, problems, ends = list(paths), [], {}
     for i, pattern in enumerate(patterns):
         if not_one := [text for _, text in Matching(pattern=pattern).problems()]:
             problems.append(f"no_decay.{i}: {not_one[0]}")
             continue
-        ends[pattern] = [path for path in paths if re.fullmatch(f"(?:.*/)?(?:{pattern})", path)]
+        end = re.compile(f"(?:.*/)?(?:{pattern})")
+        ends[pattern] = [path for path in paths if end.fullmatch(path) or end.fullmatch(re.sub(r"_\d+/", "/", path))]
         if not ends[pattern]:
             tails = {path[slash.end() :] for path in paths for slash in re.finditer("/", path)}
             problems.append(f"no_decay: no parameter's path ends in '{pattern}'{did_you_mean(pattern, tails)}")
@@ -232,9 +234,10 @@ def undecayed(patterns: Sequence[str], paths: Iterable[str]) -> set[str]:
 
 
 def _nearest(pattern: str, paths: list[str]) -> str:
-    """The nearest of what could have been meant: a path, or all that lies under a layer."""
+    """The nearest of what could have been meant: a path, or all that lies under a layer; or else the layers."""
     layers = {path[: slash.start()] for path in paths for slash in re.finditer("/", path)}
-    return did_you_mean(pattern, [*paths, *(f"{layer}/.*" for layer in layers)])
+    near = did_you_mean(pattern, [*paths, *(f"{layer}/.*" for layer in layers)])
+    return near or did_you_mean(pattern, {f"{path.partition('/')[0]}/.*" for path in paths if "/" in path})
 
 
 def listed(paths: Sequence[str]) -> str:

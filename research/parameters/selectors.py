@@ -11,7 +11,7 @@ network, not its names: `parameters.depth`. A selector of one's own is a config 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 from research.config import config, structure
@@ -57,17 +57,28 @@ class OfKind(Selector):
     kinds: tuple[Kind, ...] = structure((), "which of norm, bias, kernel, embedding")
 
     def select(self, order):
-        return {path for path in order if any(_is_of_kind(kind, path) for kind in self.kinds)}
+        norms = _norms(order)
+        return {path for path in order if any(_is_of_kind(kind, path, norms) for kind in self.kinds)}
 
     def __str__(self) -> str:
         return f"of_kind({', '.join(map(repr, self.kinds))})"
 
 
-def _is_of_kind(kind: Kind, path: str) -> bool:
+def _norms(order: Iterable[str]) -> set[str]:
+    """The layers that are norms: by their name, or for all they have is a scale, and a bias beside it."""
+    names: dict[str, set[str]] = {}
+    for path in order:
+        layer, _, name = path.rpartition(SEPARATOR)
+        names.setdefault(layer, set()).add(name)
+    told = {layer for layer in names if any("norm" in part.lower() for part in layer.split(SEPARATOR))}
+    return told | {layer for layer, found in names.items() if layer and "scale" in found <= {"scale", "bias"}}
+
+
+def _is_of_kind(kind: Kind, path: str, norms: Collection[str]) -> bool:
     *layers, name = path.split(SEPARATOR)
     match kind:
         case "norm":
-            return any("norm" in layer.lower() for layer in layers)
+            return SEPARATOR.join(layers) in norms
         case "embedding":
             return "embedding" in (*layers, name) or name in ("positions", "class_token")
     return name == kind

@@ -110,6 +110,12 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     with explained(f"read {path}"), open(path, "rb") as file:
         start = file.read(16)
+    if start.startswith(b"version https://"):
+        raise UserError(
+            f"{path}: a pointer of Git LFS, not the file itself; `git lfs pull` where it was cloned gets that"
+        )
+    if start.lstrip()[:1] == b"<" and start[8:9] != b"{":  # a header of as many bytes may begin so too
+        raise UserError(f"{path}: a web page, not weights; the download gave a page of the site in their place")
     if path.suffix == ".npz":
         return _read_npz(path)
     if path.suffix in PICKLES:

@@ -173,9 +173,10 @@ def _totals(
         )
     yield "", "Multiply-adds are those of an example, forward; memory is that of a trial's step."
     for row in plan.rows:
-        for problem in row.problems:
-            which = ", ".join(f"{path} {value}" for path, value in row.values.items())
-            yield "fails", Text(f"{which}: {problem}" if which else problem, style="red")
+        which = ", ".join(f"{path} {value}" for path, value in row.values.items())
+        for i, problem in enumerate(row.problems):
+            first = not i or not which
+            yield "fails" if first else "", Text(f"{which}: {problem}" if which and first else problem, style="red")
     for note in dict.fromkeys(note for row in plan.built for note in row.inspection.notes):
         yield "note", note
 

@@ -119,6 +119,9 @@ class Experiment:
                 yield "partition", "fine-tuning has one too; say there which parameters are trained"
             if self.finetuning.stay_close is not None and self.finetuning.source is None:
                 yield "finetuning.stay_close", "to what? there is no source"
+            for field in ("interpolate", "earlier"):
+                if getattr(self.finetuning, field) is not None and self.finetuning.source is None:
+                    yield f"finetuning.{field}", "is about the source and the result, and there is no source"
         for i, rule in enumerate(self.rules.rules):
             if rule.clip is not None and self.clip is not None:
                 yield f"{where}.rules.{i}.clip", f"clipping is said twice, by {rule} and by the experiment's clip"

@@ -165,7 +165,11 @@ def show(console: Console, found: Sequence[Mapping[str, Any]], told: Mapping[str
     table.add_section()
     for of_rule in told["rules"]:
         trained = f"{of_rule['trainable']:,} trained" if of_rule["trainable"] else "frozen"
-        name, letter = ("in all", "") if of_rule["rule"] == "all" else ("of one rule", letters[of_rule["rule"]])
+        name, letter = (
+            ("in all", "")
+            if of_rule["rule"] == "all"
+            else (f"by rule {letters[of_rule['rule']]}", letters[of_rule["rule"]])
+        )
         cells = (
             f"{of_rule['parameters']:,}",
             _begun(of_rule),

@@ -187,20 +187,29 @@ def fit(plan: Plan, experiment: Experiment, weights: Weights) -> Beginning:
     needed = [path for inside in members.values() for path in inside]
     source, wanted, grid = weights.about["path"], _by_view(experiment, here), grid_of(experiment.model, plan.spec)
     others = tuple(_other_models(weights.model, experiment.model))
-    problems, found, fitted = list(_missing(there, needed, source)), {}, {}
+    problems, sizes, found, fitted = list(_missing(there, needed, source)), [], {}, {}
     for path in (path for path in needed if path in there):
         try:
             found[path], how = _fitted(path, there[path], wanted[path], weights.ends, grid)
+        except OtherSize as problem:
+            sizes.append(f"{path} is {problem}")
         except Unfit as problem:
             problems.append(f"{source}: {path} is {problem}")
         else:
             fitted |= {path: how} if how else {}
+    if sizes:
+        them = "it" if len(sizes) == 1 else "them"
+        problems.append(f"{source}: {listed(sizes)}; a rule with reinitialise=True would begin {them} anew")
     if problems:
         raise UserError(*(f"{source}: {other}" for other in others), *problems)
     arrays = {leaf: _as_stored([found[path] for path in inside], stored[leaf]) for leaf, inside in members.items()}
     unused = (*(path for path in there if path not in set(needed)), *weights.unused)
     notes = (*weights.about.get("notes", ()), *others)
     return Beginning(arrays, unused, weights.about, fitted, notes)
+
+
+class OtherSize(Unfit):
+    """A parameter has another size than here."""
 
 
 def _missing(there: Mapping[str, Any], needed: list[str], source: str) -> Iterator[str]:
@@ -216,8 +225,7 @@ def _fitted(
     """A parameter of the source in the shape it has here, and what was done to it. Raises Unfit."""
     fitted = resized(path, value, tuple(wanted.shape), ends, grid)
     if fitted is None:
-        sizes = f"{tuple(value.shape)} there and {tuple(wanted.shape)} here"
-        raise Unfit(f"{sizes}; a rule with reinitialise=True would begin it anew")
+        raise OtherSize(f"{tuple(value.shape)} there and {tuple(wanted.shape)} here")
     if not _is_floating(value) and _is_floating(wanted):
         raise Unfit(f"{value.dtype.name} there and {wanted.dtype.name} here")
     return fitted

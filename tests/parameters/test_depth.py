@@ -170,6 +170,11 @@ def test_kinds_are_told_by_name():
     assert of_kind("norm", "bias").select(found) == norms | biases
 
 
+def test_norms_are_told_by_what_they_have_as_well():
+    order = ["conv1/kernel", "bn1/scale", "bn1/bias", "ln2/scale", "dense/kernel", "dense/scale", "temperature"]
+    assert of_kind("norm").select(order) == {"bn1/scale", "bn1/bias", "ln2/scale"}
+
+
 def test_a_selector_of_what_is_not_there_is_told_with_the_nearest():
     found = order(RESNET)[0]
     with pytest.raises(UserError) as caught:

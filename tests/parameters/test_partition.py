@@ -6,7 +6,8 @@ import pytest
 
 from research.config import from_json, to_json, validate
 from research.errors import UserError
-from research.parameters import Partition, freeze, groups, is_kernel, merge, split, train
+from research.parameters import Partition, freeze, groups, is_kernel, merge, others, split, train
+from research.parameters.partition import undecayed
 
 PATHS = ["stage_0/convolution_0/kernel", "stage_0/convolution_0/bias", "stage_1/convolution_0/kernel", "head/kernel"]
 
@@ -112,3 +113,19 @@ def test_decay_is_for_kernels_and_embeddings():
 def test_a_partition_survives_json():
     partition = Partition(rules=(freeze("a"), train("b")))
     assert from_json(to_json(partition), Partition) == partition
+
+
+def test_numbers_of_layers_may_be_left_out_of_what_is_not_decayed():
+    paths = ["stem/norm/scale", "stage_0/norm_0/scale", "stage_0/norm_11/scale", "stage_0/norms/scale", "norm_0/bias"]
+    assert undecayed(("norm/scale",), paths) == set(paths[:3])
+    assert undecayed(("norm_0/scale", "bias"), paths) == {paths[1], paths[4]}
+    with pytest.raises(UserError, match="'norm/scale' and 'norm_0/scale' both match"):
+        undecayed(("norm/scale", "norm_0/scale"), paths)
+
+
+def test_where_nothing_is_near_the_layers_are_named():
+    paths = [f"Conv_{i}/{name}" for i in range(20) for name in ("kernel", "bias")]
+    (line,) = problems(train("head/.*"), freeze(others()), paths=paths)
+    assert line.endswith("matches no parameter's whole path")  # of so many
+    (line,) = problems(train("head/.*"), freeze(others()), paths=[*paths[:12], "Dense_1/kernel"])
+    assert line.endswith(f"there is {', '.join(f'Conv_{i}/.*' for i in range(6))}, Dense_1/.*")

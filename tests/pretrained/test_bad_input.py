@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from research.errors import UserError
 from research.pretrained import read_pretrained, save_pretrained
+from research.pretrained.files import read_source
 
 
 def refused(path):
@@ -75,6 +76,22 @@ def test_a_foreign_file(tmp_path):
     other = tmp_path / "weights.msgpack"
     other.write_bytes(b"0123")
     assert refused(other) == (f"{other}: no .safetensors or .npz file",)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.npz"])
+def test_what_a_failed_download_leaves_is_named(tmp_path, name):
+    file = tmp_path / name
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    assert "a pointer of Git LFS" in refused(file)[0]
+    file.write_text("\n<!DOCTYPE html><html><body>Not found</body></html>")
+    assert "a web page, not weights" in refused(file)[0]
+
+
+def test_a_header_whose_length_begins_as_a_page_does_is_read(tmp_path):
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(ord("<"))
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + np.float32(3).tobytes())
+    assert read_source(file).tensors["a"].tolist() == [3]
 
 
 def test_a_file_of_a_layout_that_we_do_not_know(tmp_path):

@@ -284,7 +284,7 @@ def test_a_source_that_does_not_fit_fails_its_program_alone(base, source, tmp_pa
     rows = read_rows(Path(summary["folder"], "trials.jsonl"))
     assert [row["status"] for row in rows] == ["finished", "failed", "finished", "failed"]
     assert "nowhere: there is no such run" in rows[1]["problems"][0]
-    assert "block_00/dense/kernel is (64, 6) there and (64, 9) here" in rows[3]["problems"][0]
+    assert "block_00/dense/kernel is (64, 6) there and (64, 9) here" in rows[3]["problems"][1]
 
 
 def test_an_interrupted_sweep_goes_on_in_the_phase_it_was_in(base, source, tmp_path, monkeypatch):

@@ -304,6 +304,11 @@ def test_the_same_thing_may_not_be_said_twice(tiny):
     assert problems(lambda: validate(tuned(tiny, Partition(), stay_close=0.1))) == (
         "finetuning.stay_close: to what? there is no source",
     )
+    both = dataclasses.replace(tiny(), finetuning=Finetuning(interpolate=3, earlier=tiny().data))
+    assert problems(lambda: validate(both)) == (
+        "finetuning.interpolate: is about the source and the result, and there is no source",
+        "finetuning.earlier: is about the source and the result, and there is no source",
+    )
 
 
 def test_what_is_frozen_has_no_rate():

@@ -194,9 +194,9 @@ def test_all_that_does_not_fit_is_told_at_once_and_nothing_is_begun(saved, tmp_p
     lines = problems(lambda: run.train(tuned(path, other, linear_probe()), workdir=str(tmp_path / "runs")))
     assert f"{path}: depth is 2 in the source's model, and 3 here" in lines[:2]
     assert lines[2].startswith(f"{path}: without block_02/attention/key/bias, ")
-    sizes = "(16, 16) there and (20, 20) here; a rule with reinitialise=True would begin it anew"
-    assert f"{path}: block_01/attention/value/kernel is {sizes}" in lines
-    assert f"{path}: positions is (13, 16) there and (13, 20) here" in "\n".join(lines)
+    assert lines[-1].startswith(f"{path}: ")
+    assert lines[-1].endswith(" more; a rule with reinitialise=True would begin them anew")
+    assert "block_00/attention/key/bias is (16,) there and (20,) here" in lines[-1]
     assert not (tmp_path / "runs").exists()
 
 
@@ -250,8 +250,8 @@ def test_a_file_by_our_own_paths_is_a_source(tmp_path):
             assert beginning.arrays[path].tobytes() == value.tobytes(), path
     lines = problems(lambda: begin(tuned(tmp_path / "mine.npz", dataclasses.replace(model, features=(3, 5)), NEW_HEAD)))
     path = "stage_1/convolution_0/kernel"
-    sizes = "(3, 3, 3, 4) there and (3, 3, 3, 5) here; a rule with reinitialise=True would begin it anew"
-    assert f"{tmp_path / 'mine.npz'}: {path} is {sizes}" in lines
+    assert lines[-1].startswith(f"{tmp_path / 'mine.npz'}: ")
+    assert f"{path} is (3, 3, 3, 4) there and (3, 3, 3, 5) here" in lines[-1]
 
 
 def finished(path, model, tmp_path, **fields):

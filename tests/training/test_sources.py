@@ -132,8 +132,9 @@ def test_all_that_does_not_fit_is_told_at_once_and_nothing_is_begun(tiny, source
     assert sorted(lines[:2]) == others
     assert lines[2].startswith(f"{source}: without block_03/dense/kernel, block_03/norm/")
     assert lines[2].endswith("which no rule reinitialises")
-    for shapes in ("head/kernel is (8, 3) there and (9, 3)", "block_01/dense/kernel is (8, 8) there and (9, 9)"):
-        assert f"{source}: {shapes} here; a rule with reinitialise=True would begin it anew" in lines
+    assert lines[3].startswith(f"{source}: ")
+    assert lines[3].endswith("; a rule with reinitialise=True would begin them anew")
+    assert "block_01/dense/kernel is (8, 8) there and (9, 9) here" in lines[3]
     assert not (tmp_path / "runs").exists()
 
 

@@ -343,7 +343,13 @@ def _resume(arguments: Arguments, command: Sequence[str]) -> None:
 
     if arguments.tune != "false":
         tuning.repeat(arguments.resume)
-    summary = run.resume(arguments.resume, command=list(command))
+    if arguments.overrides:
+        from research.commandline import overrides
+
+        change = functools.partial(overrides.apply, overrides=arguments.overrides)
+        summary = run.migrate(arguments.resume, change, command=list(command))
+    else:
+        summary = run.resume(arguments.resume, command=list(command))
     if arguments.tune != "false":
         tuning.remember_time(reading.read_experiment(folder.open_run(arguments.resume)), summary["wall_time"])
     display.show_summary(display.console(), summary)

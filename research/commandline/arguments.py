@@ -94,6 +94,11 @@ class Arguments(NamedTuple):
     overrides: tuple[Override, ...]
 
 
+def is_of_partition(path: str) -> bool:
+    """Whether a field is of the partition, which alone may be changed of a run that goes on."""
+    return path.removeprefix("finetuning.").partition(".")[0] == "partition"
+
+
 def make_flags() -> flags.FlagValues:
     """The flags, in the order in which --help shows them."""
     values = flags.FlagValues()
@@ -116,7 +121,11 @@ def make_flags() -> flags.FlagValues:
         None,
         "diff: another config, or a run, whose layers are compared with those of --config; evaluate: another run",
     )
-    text("resume", None, "a run's folder: go on where it stopped")
+    text(
+        "resume",
+        None,
+        "a run's folder: go on where it stopped; with another partition, if that is said, in a new folder",
+    )
     text(
         "run",
         None,
@@ -272,10 +281,14 @@ def _combination_problems(arguments: Arguments, given: set[str]) -> list[str]:
         for name in ("config", "workdir", "executor", "tensorboard"):
             if name in given:
                 problems.append(f"--{name}: a resumed run has its own; leave out either --{name} or --resume")
-    of_nothing = bool(arguments.overrides) and arguments.config is None
+    changes = [each.path for each in arguments.overrides if arguments.resume is None or not is_of_partition(each.path)]
+    of_nothing = bool(changes) and arguments.config is None
     if of_nothing:
-        known = "a run's config is fixed; a new run can start from its config.json" if given & {"resume", "run"} else ""
-        problems.append(f"--config.{arguments.overrides[0].path}: {known or 'say which config with --config FILE'}")
+        known = ""
+        if given & {"resume", "run"}:
+            but = " but for its partition" if arguments.resume is not None else ""
+            known = f"a run's config is fixed{but}; a new run can start from its config.json"
+        problems.append(f"--config.{changes[0]}: {known or 'say which config with --config FILE'}")
     if mode not in ("predict", "explain"):
         problems += [_unexpected(token, arguments) for token in arguments.pictures]
     if mode in GOES_WITH["run"] and arguments.run is None:

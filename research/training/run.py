@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from research.commandline.arguments import is_of_partition
 from research.commandline.loading import blaming_if_there, modules_beside
-from research.config import fingerprint, to_json
+from research.config import differences, fingerprint, to_json
 from research.data import base, text
 from research.data.base import Loaded
 from research.errors import UserError
@@ -35,6 +36,7 @@ from research.training import (
     interpolation,
     interruption,
     loop,
+    migration,
     partitioned,
     phases,
     sources,
@@ -280,6 +282,57 @@ def resume(path: str, *, command: Sequence[str] = ()) -> dict[str, Any]:
             (run.path / "summary.json").unlink(missing_ok=True)  # it told of an interruption
             display.note(f"going on with {run.path} from step {at} of {plan.steps}")
             return _train(run, experiment, loaded, plan, beginning, restored, interrupted)
+
+
+def migrate(path: str, change: Callable[[Experiment], Experiment], *, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Goes on in a new run from where one has come, with another partition; the old run stays as it is.
+
+    change: gives the experiment with the other partition. Raises UserError where anything else differs, and for a run
+    that has come to its end, or has no checkpoint yet.
+    """
+    old = folder.open_run(path)
+    before = read_experiment(old)
+    experiment = change(before)
+    others = [field.path for field in differences(before, experiment) if not is_of_partition(field.path)]
+    if others:
+        raise UserError(f"{', '.join(others)}: of a run that goes on the partition alone may be changed")
+    with old.lock():
+        loaded, was = load_for(old, before)
+        restored = _restore_latest(old, was, before)
+        if restored is None:
+            raise UserError(f"{old.path}: no checkpoint has been saved yet, so there is nothing to go on from")
+        state, progress = restored
+        if int(state.step) >= was.steps:
+            raise UserError(f"{old.path}: has come to its end, step {was.steps}; a new run may have it for its source")
+        with Checkpoints(old.checkpoints) as checkpoints:
+            frozen = restore_frozen(checkpoints, was, before)
+        phase = phases.plan_of(was, int(state.step), as_flat(state))
+    with interruption.signals() as interrupted:
+        plan, beginning = prepare(experiment, loaded)
+        rehearse(experiment, plan, loaded)
+        state, frozen = migration.migrated(migration.Before(phase, before, state, frozen), plan, experiment)
+        inspection = inspect_experiment(experiment, phases.last_plan(plan), loaded)
+        described = describe_plan(experiment, plan, loaded, inspection, beginning)
+        layers = [{**row, "begins": "loaded"} for row in described["layers"]]
+        described |= {"layers": layers, "goes_on_from": {"run": str(old.path), "step": int(state.step)}}
+        if described["partition"] is not None:
+            described["partition"]["rules"] = partitioned.totals(layers)
+        run = folder.create(str(old.path.parents[1]), experiment.name, fingerprint(experiment))
+        display.show_plan(display.console(), {**described, "folder": str(run.path), "changes": []})
+        display.note(f"going on from step {int(state.step)} of {old.path}, which stays as it is")
+        progress = loop.Progress(time=progress.time)
+        with run.lock():
+            try:
+                with Checkpoints(run.checkpoints) as checkpoints:
+                    if frozen:
+                        checkpoints.save_frozen(frozen)
+                    loop.save(checkpoints, state, progress, best=False)
+                config_file = old.path / "config.py"
+                _write_start(run, experiment, loaded, described, config_file if config_file.exists() else None, command)
+            except BaseException:
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
+            return _train(run, experiment, loaded, plan, None, (state, progress), interrupted)
 
 
 def _if_readable(run: RunFolder, name: str) -> Any:

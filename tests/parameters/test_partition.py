@@ -124,7 +124,7 @@ def test_numbers_of_layers_may_be_left_out_of_what_is_not_decayed():
 
 
 def test_where_nothing_is_near_the_layers_are_named():
-    paths = [f"Conv_{i}/{name}" for i in range(20) for name in ("kernel", "bias")]
+    paths = [f"Conv_{i}/{name}" for i in range(40) for name in ("kernel", "bias")]
     (line,) = problems(train("head/.*"), freeze(others()), paths=paths)
     assert line.endswith("matches no parameter's whole path")  # of so many
     (line,) = problems(train("head/.*"), freeze(others()), paths=[*paths[:12], "Dense_1/kernel"])

@@ -1,0 +1,156 @@
+"""A run that goes on with another partition: what was trained keeps its moments, what is new begins as in a new run.
+
+    state, frozen = migrated(Before(plan, experiment, state, frozen), plan, experiment)
+
+Parameters, averages and moments are carried over by path, block by block where they are stacked: another partition may
+cut stacks elsewhere. What is frozen from now on stays what training has made of it. Where some parameters of an
+optimizer go on and others are new to it, they share its count of steps, and so the new ones' first steps are shorter.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from research.parameters import paths
+from research.training import groups, phases, step
+from research.training.experiment import Experiment
+from research.training.plan import Plan, boundary
+from research.training.state import Parameters, State, as_flat, from_flat
+from research.training.step import SOURCE
+
+
+class Before(NamedTuple):
+    """Where a run had come."""
+
+    plan: Plan
+    """Of the phase that it was in."""
+    experiment: Experiment
+    state: State
+    frozen: Parameters
+    """What was frozen when it began."""
+
+
+def migrated(before: Before, plan: Plan, experiment: Experiment) -> tuple[State, Parameters]:
+    """The state, and what is frozen when the run begins anew, as the experiment's plan wants them."""
+    leaves, state = boundary(experiment), before.state
+    phase = phases.plan_at(plan, int(state.step))
+    forms, _ = step.state_shapes(phase, leaves)
+    _, frozen_forms = step.state_shapes(plan, leaves)
+    beginning = {path: value for path, value in before.frozen.items() if not path.startswith(SOURCE)}
+    now = _by_view(before.plan, beginning | state.trainable | state.model_state)
+    source = beginning | {p.removeprefix(SOURCE): v for p, v in before.frozen.items() if p.startswith(SOURCE)}
+    source = _by_view(before.plan, source)
+    close = {path.removeprefix(SOURCE): form for path, form in frozen_forms.items() if path.startswith(SOURCE)}
+    kept = {path: form for path, form in frozen_forms.items() if not path.startswith(SOURCE)}
+    frozen = _stored(plan, kept, now)
+    frozen |= {SOURCE + path: value for path, value in _stored(plan, close, now | source).items()}
+    parts = {name: _stored(phase, getattr(forms, name), now) for name in ("trainable", "model_state")}
+    average = None
+    if forms.average is not None:
+        averages = now if state.average is None else now | _averages(before)
+        average = {name: _stored(phase, forms.average[name], averages) for name in parts}
+    return State(
+        step=state.step,
+        optimizer_state=_optimizer_state(before, phase, experiment, parts["trainable"]),
+        average=average,
+        skipped=state.skipped,
+        skipped_in_row=state.skipped_in_row,
+        **parts,
+    ), frozen
+
+
+def _averages(before: Before) -> dict[str, Any]:
+    return {
+        path: value for part in before.state.average.values() for path, value in _by_view(before.plan, part).items()
+    }
+
+
+def _by_view(plan: Plan, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays as they are stored, by the paths of blocks."""
+    found = paths.views(arrays, plan.stacks_of(arrays))
+    return {path: arrays[leaf] if index is None else arrays[leaf][index] for path, (leaf, index) in found.items()}
+
+
+def _stored(plan: Plan, forms: Mapping[str, Any], by_view: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays by the paths of blocks as a plan stores them; copies, since a state is donated."""
+    members: dict[str, list[Any]] = {}
+    stacked = set()
+    for path, (leaf, index) in paths.views(forms, plan.stacks_of(forms)).items():
+        members.setdefault(leaf, []).append(by_view[path])
+        stacked |= {leaf} if index is not None else set()
+    return {leaf: jnp.stack(each) if leaf in stacked else jnp.copy(each[0]) for leaf, each in members.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The optimizer's state
+
+
+class _Entry(NamedTuple):
+    """One array of an optimizer's state."""
+
+    key: str
+    part: str
+    """Of the state, which may have one for each of several optimizers."""
+    kind: str
+    """What it is: mu, nu, count."""
+    path: str | None
+    """Of the parameter that it is of, if it is of one."""
+
+
+def _entries(flat: Mapping[str, Any], trainable: Mapping[str, Any]) -> Iterator[_Entry]:
+    for key in flat:
+        path = max((path for path in trainable if key.endswith(f"/{path}")), key=len, default=None)
+        around = key if path is None else key.removesuffix(f"/{path}")
+        part, _, kind = around.rpartition("/")
+        yield _Entry(key, part, kind, path)
+
+
+def _optimizer_state(before: Before, plan: Plan, experiment: Experiment, trainable: Parameters) -> Any:
+    """A new one, with what the old one has for parameters that were trained before."""
+    fresh = jax.jit(groups.transformation(plan, boundary(experiment)).init)(trainable)
+    found, old = as_flat(fresh), as_flat(before.state.optimizer_state)
+    moments: dict[str, dict[str, Any]] = {}
+    for entry in _entries(old, before.state.trainable):
+        if entry.path is not None and old[entry.key].shape == before.state.trainable[entry.path].shape:
+            moments.setdefault(entry.kind, {})[entry.path] = old[entry.key]
+    known = {kind: _by_view(before.plan, arrays) for kind, arrays in moments.items()}
+    counts = _counts(before)
+    for entry in list(_entries(found, trainable)):
+        new = found[entry.key]
+        if entry.path is None:
+            found[entry.key] = _count(new, counts.get(entry.kind, {}), _members(found, plan, trainable, entry.part))
+        elif new.shape == trainable[entry.path].shape:
+            own = _by_view(plan, {entry.path: new}) | known.get(entry.kind, {})
+            found[entry.key] = _stored(plan, {entry.path: new}, own)[entry.path]
+    return from_flat(found, fresh)
+
+
+def _members(flat: Mapping[str, Any], plan: Plan, trainable: Parameters, part: str) -> dict[str, paths.View]:
+    """Where the parameters of a part of an optimizer's state are stored, by the paths of blocks."""
+    entries = _entries(flat, trainable)
+    members = {entry.path: trainable[entry.path] for entry in entries if entry.path is not None and entry.part == part}
+    return paths.views(members, plan.stacks_of(members))
+
+
+def _counts(before: Before) -> dict[str, dict[str, Any]]:
+    """What an optimizer counted for each parameter, {kind: {path of a block's: number}}."""
+    flat, trainable = as_flat(before.state.optimizer_state), before.state.trainable
+    found: dict[str, dict[str, Any]] = {}
+    for entry in _entries(flat, trainable):
+        if entry.path is None:
+            value = flat[entry.key]
+            for path, (_, index) in _members(flat, before.plan, trainable, entry.part).items():
+                found.setdefault(entry.kind, {})[path] = value if index is None or not value.ndim else value[index]
+    return found
+
+
+def _count(new: jax.Array, known: Mapping[str, Any], members: Mapping[str, paths.View]) -> jax.Array:
+    """The most that was counted for any of the parameters that share a count; of a stack, block by block."""
+    if not new.ndim:
+        return jnp.stack([new, *(known[path] for path in members if path in known)]).max()
+    for index in range(len(new)):
+        several = [known[path] for path, view in members.items() if view.index == index and path in known]
+        new = new.at[index].max(jnp.stack(several).max()) if several else new
+    return new

@@ -20,6 +20,7 @@ from research.errors import UserError, did_you_mean
 from research.jsonl import explained, new_folder, sync, write_json
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+PREPROCESSING = "preprocessor_config.json"
 SUFFIXES = (".safetensors", ".npz")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 CONVERSION = (
@@ -60,6 +61,11 @@ def read_source(path: str | os.PathLike) -> Source:
         near = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise UserError(f"{path}: no such file or folder{near}")
     return Source(path, _read_file(path), _read_settings(path.parent / CONFIG))
+
+
+def read_preprocessing(path: Path) -> dict[str, Any]:
+    """What the preprocessor_config.json beside weights says of pictures, {} if there is none."""
+    return _read_settings((path if path.is_dir() else path.parent) / PREPROCESSING)
 
 
 def holds_weights(path: str | os.PathLike) -> bool:
@@ -216,12 +222,22 @@ def write_file(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[
             beside.unlink(missing_ok=True)
 
 
-def write_folder(path: Path, tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any] | None) -> None:
-    """Writes model.safetensors and config.json to a new folder, both or neither. Raises UserError if it is there."""
+def write_folder(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any] | None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes model.safetensors, config.json and preprocessor_config.json, of what there is, to a new folder.
+
+    All or nothing. Raises UserError if the folder is there.
+    """
     with new_folder(path) as beside, explained(f"write {path}"):
         _write(beside / WEIGHTS, ".safetensors", tensors)
         if settings is not None:
             write_json(beside / CONFIG, settings)
+        if preprocessing is not None:
+            write_json(beside / PREPROCESSING, preprocessing)
 
 
 def _beside(path: Path) -> Path:

@@ -38,10 +38,12 @@ def save_pretrained(
     spec: Spec,
     parameters: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes parameters and running statistics {path: array} in a layout: to a new folder, or to a file of its suffix.
 
-    A folder gets a config.json as well where the layout has one. Blocks may be stacked. It is all written or nothing.
+    A folder gets a config.json as well where the layout has one, and then `preprocessing`, if it is given, as
+    preprocessor_config.json. Blocks may be stacked. It is all written or nothing.
     Raises UserError with a line for each problem: no such layout, a model that it has no words for, parameters that
     are missing, too many, or of a wrong shape, a folder that is there.
     """
@@ -63,7 +65,7 @@ def save_pretrained(
     if is_file:
         write_file(path, tensors)
     else:
-        write_folder(path, tensors, settings)
+        write_folder(path, tensors, settings, preprocessing if settings is not None else None)
 
 
 def _unstacked(model: Model, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -44,8 +44,9 @@ def export_run(path: str, to: str | os.PathLike, layout: str | None = None) -> d
         raise UserError(f"layout: no '{layout}'{did_you_mean(layout, known)}")
     weights = read_run(str(run.path))
     if layout != OURS:
-        spec = base.from_description(run.read_json("data.json")).spec
-        save_pretrained(to, layout, weights.model, spec, weights.parameters, weights.model_state)
+        data = base.from_description(run.read_json("data.json"))
+        arrays = weights.parameters, weights.model_state
+        save_pretrained(to, layout, weights.model, data.spec, *arrays, preprocessing=_preprocessing(data))
     elif Path(to).suffix in SUFFIXES:
         write_file(Path(to), weights.parameters | weights.model_state)
     else:
@@ -56,6 +57,23 @@ def export_run(path: str, to: str | os.PathLike, layout: str | None = None) -> d
         "to": str(to),
         "layout": layout,
         "parameters": counts.total(weights.parameters).parameters,
+    }
+
+
+def _preprocessing(data: base.Description) -> dict[str, Any] | None:
+    """How transformers is to prepare pictures as the run did; None for anything else."""
+    if data.normalisation is None or len(data.spec.shape) != 3:
+        return None
+    scale, mean, deviation = data.normalisation
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": data.spec.shape[0], "width": data.spec.shape[1]},
+        "do_rescale": True,
+        "rescale_factor": float(scale),
+        "do_normalize": True,
+        "image_mean": [float(value) for value in mean],
+        "image_std": [float(value) for value in deviation],
     }
 
 

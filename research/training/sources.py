@@ -103,11 +103,19 @@ def read_weights(path: str) -> Weights:
         "kind": "weights",
         "layout": source.layout,
         "model": type(source.model).__name__,
-        "notes": list(source.notes),
+        "notes": [*source.notes, *_normalised_there(source.path)],
         "sha256": parameters_fingerprint(source.parameters | source.state),
     }
     ends = ends_of(source.model, source.spec)
     return Weights(source.parameters, source.state, about, source.model, ends, source.unused)
+
+
+def _normalised_there(path: Path) -> Iterator[str]:
+    """How pictures were normalised for the source, which is not how they are here."""
+    told = files.read_preprocessing(path)
+    if told.get("image_mean") and told.get("image_std"):
+        there = f"mean {told['image_mean']} and deviation {told['image_std']}"
+        yield f"pictures were normalised by {there} there; here they are by the training split's own"
 
 
 def _by_our_paths(file: files.Source) -> Weights:

@@ -1,6 +1,7 @@
 """A run begins with what others trained, in any layout, and its result can be saved as they would save it."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from research.commandline.loading import load_config
 from research.config import config, structure
 from research.data import TFDS
-from research.data.base import Dataset, Loaded, Normalisation, Split
+from research.data.base import Dataset, Loaded, Normalisation, Split, from_description, normalise
 from research.errors import UserError
 from research.models import GPT, ConvNet, ResNet, ViT, network
 from research.parameters import Partition, flatten, freeze, linear_probe, others, read, train, views
@@ -47,7 +48,8 @@ class Noise(Dataset):
 
         splits = {name: split(count) for name, count in (("train", 16), ("validation", 10), ("test", 10))}
         channels = self.shape[-1]
-        normalisation = Normalisation(1.0, np.zeros(channels, np.float32), np.ones(channels, np.float32))
+        mean, deviation = np.linspace(0.1, 0.3, channels), np.linspace(0.8, 0.9, channels)
+        normalisation = Normalisation(0.5, mean.astype(np.float32), deviation.astype(np.float32))
         names = tuple(f"class {i}" for i in range(self.classes))
         return Loaded(Spec(self.shape, self.classes, names), splits, normalisation, kind="image", background="dark")
 
@@ -271,6 +273,21 @@ def test_a_result_is_saved_in_the_layout_of_its_source(saved, tmp_path):
     for name, value in weights.parameters.items():
         assert found.parameters[name].tobytes() == value.tobytes(), name
     assert told["parameters"] == sum(value.size for value in weights.parameters.values())
+
+
+def test_a_result_is_saved_with_how_its_pictures_are_prepared(saved, tmp_path):
+    path, _ = saved("transformers-vit")
+    folder = finished(path, VIT, tmp_path)
+    export_run(folder, tmp_path / "result")
+    told = json.loads((tmp_path / "result" / "preprocessor_config.json").read_text())
+    data = from_description(json.loads((Path(folder) / "data.json").read_text()))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, *data.spec.shape))
+    theirs = (pictures * told["rescale_factor"] - np.array(told["image_mean"])) / np.array(told["image_std"])
+    np.testing.assert_allclose(theirs, normalise(data.normalisation, pictures), rtol=1e-5, atol=1e-5)
+    assert (told["size"]["height"], told["size"]["width"]) == data.spec.shape[:2]
+    (note,) = (note for note in read_source(str(tmp_path / "result")).about["notes"] if "normalised" in note)
+    assert str(told["image_mean"]) in note
+    assert "here they are by the training split's own" in note
 
 
 def test_a_result_is_saved_by_our_own_paths_and_is_a_source_again(tmp_path):

@@ -7,7 +7,8 @@
 `path` is a folder or file that `research.pretrained` reads: safetensors as transformers, timm and torchvision lay them
 out, or Google's ViT as .npz. `data` is a folder with a folder of pictures for each class, or a set of
 tensorflow-datasets. Pictures are fitted to the size that the network was trained with, or to `size`: its position
-embeddings are fitted to that. The first convolution is fitted to grey pictures with `color=grey`.
+embeddings are fitted to that. The first convolution is fitted to grey pictures with `color=grey`. They are normalised
+as a preprocessor_config.json beside the weights says, or else by the training split's own mean and deviation.
 
 A new head and the last two blocks are trained; the rest is frozen and costs no backward pass. Other strategies:
 
@@ -21,12 +22,14 @@ That is a small ViT with new values on handwritten digits, so that the file can 
 """
 
 import dataclasses
+from pathlib import Path
 
-from research.data import TFDS, Augmentation, Digits, ImageFolder
+from research.data import TFDS, Augmentation, Dataset, Digits, ImageFolder, Normalised
 from research.errors import UserError, did_you_mean
 from research.models import ViT
 from research.parameters import last_blocks
 from research.pretrained import read_pretrained
+from research.pretrained.files import read_preprocessing
 from research.training import AdamW, Cosine, Experiment, Finetuning, Pretrained, epochs, percent
 
 NAMES = ("path", "data", "size", "color")
@@ -49,6 +52,7 @@ def get_config(argument: str = "") -> Experiment:
             )
         size = (side(chosen["size"]),) * 2 if "size" in chosen else source.spec.shape[:2]
         data, model = pictures(chosen["data"], size, chosen.get("color", "rgb")), source.model
+        data = normalised_as(Path(chosen["path"]), data, chosen.get("color", "rgb"))
         if hasattr(model, "scan"):
             model = dataclasses.replace(model, scan=True)  # compiled once for any depth
         finetuning = Finetuning(source=Pretrained(chosen["path"]), partition=last_blocks(2, new_head=True))
@@ -63,6 +67,17 @@ def get_config(argument: str = "") -> Experiment:
         batch_size=32,
         norms="none",
     )
+
+
+def normalised_as(path: Path, data: Dataset, color: str) -> Dataset:
+    """The pictures as the network has learned to see them, where a preprocessor_config.json tells."""
+    told = read_preprocessing(path)
+    mean, deviation = (tuple(told.get(name) or ()) for name in ("image_mean", "image_std"))
+    if not mean or not deviation:
+        return data
+    if color == "grey":
+        mean, deviation = ((sum(values) / len(values),) for values in (mean, deviation))
+    return Normalised(data, mean, deviation)
 
 
 def side(size: str) -> int:

@@ -2,7 +2,7 @@
 
 `base` says what a dataset comes to; each other file is one kind: `digits`, `glyphs` and `text` work offline on any
 machine, `idx` reads MNIST and its likes, `tfds` tensorflow-datasets, `files` the user's own, `few` takes some of the
-examples of any. `pictures` decodes picture files.
+examples of any, and `normalised` gives them other figures to be normalised by. `pictures` decodes picture files.
 """
 
 from research.data.augmentation import Augmentation
@@ -23,6 +23,7 @@ from research.data.few import Few
 from research.data.files import Arrays, ImageFolder, Table
 from research.data.glyphs import Glyphs
 from research.data.idx import KMNIST, MNIST, FashionMNIST
+from research.data.normalised import Normalised
 from research.data.pictures import read_picture
 from research.data.text import ModuleText, PythonText, PythonTopics, Text
 from research.data.tfds import TFDS
@@ -45,6 +46,7 @@ __all__ = [
     "Loaded",
     "ModuleText",
     "Normalisation",
+    "Normalised",
     "PythonText",
     "PythonTopics",
     "Split",

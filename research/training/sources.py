@@ -111,11 +111,11 @@ def read_weights(path: str) -> Weights:
 
 
 def _normalised_there(path: Path) -> Iterator[str]:
-    """How pictures were normalised for the source, which is not how they are here."""
+    """How pictures were normalised for the source, where it says so."""
     told = files.read_preprocessing(path)
     if told.get("image_mean") and told.get("image_std"):
         there = f"mean {told['image_mean']} and deviation {told['image_std']}"
-        yield f"pictures were normalised by {there} there; here they are by the training split's own"
+        yield f"pictures were normalised by {there} there; `research.data.Normalised` does so here"
 
 
 def _by_our_paths(file: files.Source) -> Weights:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from research.commandline.loading import load_config
 from research.config import config, structure
-from research.data import TFDS
+from research.data import TFDS, Normalised
 from research.data.base import Dataset, Loaded, Normalisation, Split, from_description, normalise
 from research.errors import UserError
 from research.models import GPT, ConvNet, ResNet, ViT, network
@@ -287,7 +287,7 @@ def test_a_result_is_saved_with_how_its_pictures_are_prepared(saved, tmp_path):
     assert (told["size"]["height"], told["size"]["width"]) == data.spec.shape[:2]
     (note,) = (note for note in read_source(str(tmp_path / "result")).about["notes"] if "normalised" in note)
     assert str(told["image_mean"]) in note
-    assert "here they are by the training split's own" in note
+    assert "`research.data.Normalised` does so here" in note
 
 
 def test_a_result_is_saved_by_our_own_paths_and_is_a_source_again(tmp_path):
@@ -344,12 +344,21 @@ def test_the_experiment_trains_on_a_folder_of_pictures(saved, tmp_path):
     assert told["partition"]["fitted"].keys() == {"embedding/kernel", "positions"}
     assert export_run(summary["folder"], tmp_path / "result")["layout"] == "transformers-vit"
     assert read_pretrained(tmp_path / "result").spec == Spec((20, 20, 1), 2, ("fir", "oak"))
+    again = load(f"path={tmp_path / 'result'},data={tmp_path / 'pictures'},color=grey")
+    told = json.loads((tmp_path / "result" / "preprocessor_config.json").read_text())
+    (mean, deviation), loaded = (told["image_mean"], told["image_std"]), again.data.load()
+    np.testing.assert_allclose(loaded.normalisation.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(loaded.normalisation.deviation, deviation, rtol=1e-6)
 
 
 def test_the_experiment_takes_a_set_of_tfds_at_the_networks_own_size(saved):
     path, _ = saved("timm-vit")
     experiment = load(f"path={path},data=tfds:cifar10")
     assert experiment.data == TFDS(name="cifar10", size=(12, 16))
+    told = {"image_mean": [0.5, 0.25, 0.3], "image_std": [0.1, 0.2, 0.3]}
+    (path / "preprocessor_config.json").write_text(json.dumps(told))
+    experiment = load(f"path={path},data=tfds:cifar10")
+    assert experiment.data == Normalised(TFDS(name="cifar10", size=(12, 16)), (0.5, 0.25, 0.3), (0.1, 0.2, 0.3))
     assert experiment.model == dataclasses.replace(LAYOUTS["timm-vit"], scan=True)
 
 

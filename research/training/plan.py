@@ -239,7 +239,7 @@ def _trained_and_adapted(experiment: Experiment, factors: list[str], claimed: di
     rules = experiment.rules.rules
     adapted = dict.fromkeys(f"{path.rpartition('/')[0]}/kernel" for path in factors)
     if trained := [path for path in adapted if rules[claimed[path]].group == "train"]:
-        by = f"{rules[claimed[trained[0]]]} and by an adapter; one of them is enough"
+        by = f"{rules[claimed[trained[0]]]} and by an adapter; freeze them, or leave them out of it"
         yield f"adapters: {partition.listed(trained)} would be trained by {by}"
 
 

@@ -212,8 +212,14 @@ def fit(plan: Plan, experiment: Experiment, weights: Weights) -> Beginning:
         raise UserError(*(f"{source}: {other}" for other in others), *problems)
     arrays = {leaf: _as_stored([found[path] for path in inside], stored[leaf]) for leaf, inside in members.items()}
     unused = (*(path for path in there if path not in set(needed)), *weights.unused)
-    notes = (*weights.about.get("notes", ()), *others)
+    notes = (*weights.about.get("notes", ()), *others, *_not_finite(found, source))
     return Beginning(arrays, unused, weights.about, fitted, notes)
+
+
+def _not_finite(found: Mapping[str, np.ndarray], source: str) -> Iterator[str]:
+    """A line for weights that are no numbers, with which no training comes to anything."""
+    if wrong := [path for path, value in found.items() if _is_floating(value) and not np.isfinite(value).all()]:
+        yield f"{source}: {listed(wrong)} hold numbers that are not finite"
 
 
 class OtherSize(Unfit):

@@ -211,6 +211,9 @@ def test_what_is_frozen_is_the_same_to_the_bit_at_the_end(tiny, tmp_path, optimi
     experiment = tiny(model=Spare(), name="odd", finetuning=finetuning, optimizer=optimizer, average=0.5, clip=0.1)
     summary = run.train(experiment, workdir=str(tmp_path))
     path = open_run(summary["folder"])
+    (note,) = path.read_json("inspection.json")["partition"]["notes"]
+    odd = ("spare", "unused/bias", "unused/scale", "batch_stats/unused/mean", "batch_stats/unused/var")
+    assert note == f"odd: {', '.join(odd)} hold numbers that are not finite"
     given = Odd().read()
     expected = given.parameters | given.model_state
     plan = make_plan(experiment, experiment.data.load())

@@ -48,6 +48,12 @@ class OwnSchedule:
 class OwnStart:
     """How long a rule may wait before it begins to train: the base of training's durations."""
 
+    @classmethod
+    def from_text(cls, text: str) -> "OwnStart":
+        """The one that a text means, "2 epochs". Raises ValueError for any other text."""
+        (durations,) = cls.__subclasses__()
+        return durations.from_text(text)
+
 
 @config
 class Rule:

@@ -15,6 +15,7 @@ the head where it is not "head/.*".
 import ast
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 
 from research.errors import did_you_mean
@@ -82,20 +83,35 @@ def _with_head(selector: Selector, new_head: bool, head: str) -> tuple[Rule, ...
 
 
 NAMED: dict[str, Callable[..., Partition]] = {
-    strategy.__name__: strategy for strategy in (full, linear_probe, last_blocks, norm_and_bias, layerwise_decay)
+    strategy.__name__: strategy
+    for strategy in (full, linear_probe, last_blocks, norm_and_bias, layerwise_decay, head_then_all, gradual)
 }
 
 
+DURATION = re.compile(r"['\"]?(\b[\d.]+ ?(?:steps?|epochs?|examples?|%))['\"]?")
+
+
+def _quoted(found: re.Match) -> str:
+    return repr(found[1])
+
+
 def from_text(text: str) -> Partition:
-    """The partition that a text names, "last_blocks(2)", dashes or not. Raises ValueError for any other text."""
+    """The partition that a text names, "last_blocks(2)", "gradual(2, 1 epoch)", dashes or not.
+
+    Raises ValueError for any other text.
+    """
     name, _, rest = text.strip().partition("(")
     strategy = NAMED.get(name.strip().replace("-", "_").lower())
     if strategy is None:
         raise ValueError(f"no partition '{name}'{did_you_mean(name, NAMED)}")
     try:
-        call = ast.parse(f"f({rest or ')'}", mode="eval").body
-        positional = [ast.literal_eval(argument) for argument in call.args]
-        return strategy(*positional, **{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords})
+        call = ast.parse(f"f({DURATION.sub(_quoted, rest) or ')'}", mode="eval").body
+        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        given = inspect.signature(strategy).bind(*(ast.literal_eval(argument) for argument in call.args), **named)
+        for argument in ("after", "every"):
+            if argument in given.arguments:
+                given.arguments[argument] = OwnStart.from_text(str(given.arguments[argument]))
+        return strategy(*given.args, **given.kwargs)
     except (SyntaxError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"'{text}' cannot be understood ({error}); say it as in Python, {name}(...)") from None
 

@@ -18,7 +18,7 @@ from research.parameters import (
 )
 from research.parameters.strategies import as_text, from_text
 from research.sweeps.labels import as_structure, labels
-from research.training import Finetuning, Pretrained, epochs
+from research.training import Finetuning, Pretrained, epochs, steps
 
 
 def tuned(partition, path="runs/a"):
@@ -64,10 +64,24 @@ def test_what_is_empty_is_told_as_missing():
         "last_blocks(2)",
         "last_blocks(3, new_head=True)",
         "layerwise_decay(0.75)",
+        "layerwise_decay(1e-05)",
+        "head_then_all(2 epochs)",
+        "head_then_all(2.5%, new_head=False)",
+        "gradual(2, 1 epoch)",
+        "gradual(3, 20 steps, new_head=False)",
     ],
 )
 def test_a_partition_that_has_a_name_is_called_by_it(text):
     assert str(from_text(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["gradual(2, '1 epoch')", 'gradual(blocks=2, every="1epoch")', "Gradual(2, 1epochs)", "gradual(2,every=1 epoch)"],
+)
+def test_durations_may_be_quoted_or_not(text):
+    assert from_text(text) == gradual(2, epochs(1))
+    assert from_text("head-then-all(50)") == head_then_all(steps(50))
 
 
 def test_one_that_has_none_is_told_by_its_rules():

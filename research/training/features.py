@@ -38,6 +38,8 @@ KEPT = ("train", "validation")
 """Splits of which features are computed; the test split is met once."""
 BATCH = 7
 """Examples in the programs that are looked at; no other axis is likely to be as long."""
+NO_MATTER = r" at 0x[0-9a-f]+|(, )?RightsOnly\(Left\(None\)\)"
+"""In the text of a program: addresses, and (since jax 0.11) arguments of a loop that are no arrays."""
 
 
 class Cut(NamedTuple):
@@ -95,7 +97,7 @@ def _trace(plan: Plan, arguments: tuple, *, train: bool) -> tuple[Cut, str] | No
     field = follow(program, {}, [of_frozen]).field
     if not any(used[:of_frozen]) or any(may_change) or field is None or field.axes[0] != Axis(0, 1, 0, 0):
         return None
-    text = re.sub(r" at 0x[0-9a-f]+", "", str(alone))
+    text = re.sub(NO_MATTER, "", str(alone))
     return Cut(layers[0], jax.ShapeDtypeStruct(features.shape[1:], features.dtype)), text
 
 

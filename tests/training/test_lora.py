@@ -318,8 +318,8 @@ def test_a_kernel_is_trained_or_adapted(tiny):
     experiment = tuned(tiny, partition=linear_probe(), loras=(LORA, LoRA("head/kernel")))
     (line,) = problems(lambda: make_plan(experiment, experiment.data.load()))
     assert line == (
-        "adapters: head/kernel would be trained by train('head/.*', reinitialise=True) and by an adapter; one of them "
-        "is enough"
+        "adapters: head/kernel would be trained by train('head/.*', reinitialise=True) and by an adapter; freeze "
+        "them, or leave them out of it"
     )
 
 

@@ -54,7 +54,8 @@ def formulated() -> AbstractContextManager:
 def _is_usual(module: nn.Module, *heeded: str) -> bool:
     """Whether all fields are as Flax has them by default but for those that are heeded."""
     known = WITHOUT_EFFECT.union(heeded)
-    return all(getattr(module, f.name) == f.default for f in dataclasses.fields(module) if f.name not in known)
+    told = ((getattr(module, f.name), f.default) for f in dataclasses.fields(module) if f.name not in known)
+    return all(not hasattr(value, "shape") and value == default for value, default in told)  # a mask is an array
 
 
 def _operands(module: nn.Module, inputs: Array) -> tuple[Array, Array, Array | None]:

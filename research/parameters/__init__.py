@@ -19,7 +19,7 @@ from research.parameters.partition import (
     split,
     train,
 )
-from research.parameters.paths import View, cut, flatten, joined, read, unflatten, views, write
+from research.parameters.paths import View, cut, flatten, joined, read, unflatten, unstacked, views, write
 from research.parameters.selectors import (
     Selector,
     below,
@@ -81,6 +81,7 @@ __all__ = [
     "total",
     "train",
     "unflatten",
+    "unstacked",
     "views",
     "write",
 ]

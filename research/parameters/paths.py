@@ -100,7 +100,15 @@ def views(parameters: Mapping[str, Any], stacks: Mapping[str, int | range] | Non
 def read(parameters: Mapping[str, Any], path: str, stacks: Mapping[str, int | range] | None = None) -> Any:
     """The parameter at a path, which may be a view. Raises KeyError if there is none."""
     leaf, index = views(parameters, stacks)[path]
-    value = parameters[leaf]
+    return _at(parameters[leaf], index)
+
+
+def unstacked(parameters: Mapping[str, Any], stacks: Mapping[str, int | range] | None = None) -> dict[str, Any]:
+    """Every parameter by its path, each block of a stack by its own."""
+    return {path: _at(parameters[leaf], index) for path, (leaf, index) in views(parameters, stacks).items()}
+
+
+def _at(value: Any, index: int | None) -> Any:
     if index is None:
         return value
     if isinstance(value, jax.ShapeDtypeStruct):

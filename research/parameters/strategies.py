@@ -17,6 +17,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable
+from typing import Any
 
 from research.errors import did_you_mean
 from research.parameters.partition import OwnStart, Partition, Rule, freeze, train
@@ -88,11 +89,8 @@ NAMED: dict[str, Callable[..., Partition]] = {
 }
 
 
-DURATION = re.compile(r"['\"]?(\b[\d.]+ ?(?:steps?|epochs?|examples?|%))['\"]?")
-
-
-def _quoted(found: re.Match) -> str:
-    return repr(found[1])
+ARGUMENT = re.compile(r"""\s*(?:(\w+)\s*=)?((?:'[^']*'|"[^"]*"|[^,])+),?""")
+"""One of a call, perhaps with its name."""
 
 
 def from_text(text: str) -> Partition:
@@ -100,20 +98,26 @@ def from_text(text: str) -> Partition:
 
     Raises ValueError for any other text.
     """
-    name, _, rest = text.strip().partition("(")
+    name, bracket, rest = text.strip().partition("(")
     strategy = NAMED.get(name.strip().replace("-", "_").lower())
     if strategy is None:
         raise ValueError(f"no partition '{name}'{did_you_mean(name, NAMED)}")
     try:
-        call = ast.parse(f"f({DURATION.sub(_quoted, rest) or ')'}", mode="eval").body
-        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        given = inspect.signature(strategy).bind(*(ast.literal_eval(argument) for argument in call.args), **named)
-        for argument in ("after", "every"):
-            if argument in given.arguments:
-                given.arguments[argument] = OwnStart.from_text(str(given.arguments[argument]))
-        return strategy(*given.args, **given.kwargs)
+        if bracket and not rest.endswith(")"):
+            raise ValueError("a bracket is left open")
+        signature, found = inspect.signature(strategy), ARGUMENT.findall(rest.removesuffix(")"))
+        named = {key: value for key, value in found if key}
+        given = signature.bind(*(value for key, value in found if not key), **named)
+        return strategy(**{key: _value(signature, key, value.strip()) for key, value in given.arguments.items()})
     except (SyntaxError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"'{text}' cannot be understood ({error}); say it as in Python, {name}(...)") from None
+
+
+def _value(signature: inspect.Signature, name: str, text: str) -> Any:
+    """An argument as Python has it, or a duration, in quotes or not."""
+    if signature.parameters[name].annotation is OwnStart:
+        return OwnStart.from_text(text.strip("'\""))
+    return ast.literal_eval(text)
 
 
 MOST_BLOCKS = 32

@@ -19,7 +19,7 @@ from research.config import differences
 from research.errors import UserError
 from research.models import Model
 from research.models.base import stacks
-from research.parameters import read, views
+from research.parameters import unstacked
 from research.pretrained.about import About
 from research.pretrained.files import write_file, write_folder
 from research.pretrained.layout import Layout, Row
@@ -73,7 +73,7 @@ def _unstacked(model: Model, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]
     deep = {
         name: blocks for name, blocks in stacks(model).items() if any(path.startswith(f"{name}/") for path in arrays)
     }
-    return {path: np.asarray(read(arrays, path, deep)) for path in views(arrays, deep)}
+    return {path: np.asarray(array) for path, array in unstacked(arrays, deep).items()}
 
 
 def _settings(

@@ -96,8 +96,7 @@ def export_adapters(path: str, to: str | os.PathLike) -> dict[str, Any]:
     state, _ = jax.device_get(load_best(run, experiment, plan))
     trainable, moving = state.used()
     stored = trainable | moving
-    stacks = plan.stacks_of(stored)
-    arrays = {view: paths.read(stored, view, stacks) for view in paths.views(stored, stacks)}
+    arrays = paths.unstacked(stored, plan.stacks_of(stored))
     about = {
         "base": {"path": source["path"], "sha256": source["sha256"]},
         "scales": {layer: float(scale) for layer, scale in plan.scales_by_block(experiment).items()},

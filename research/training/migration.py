@@ -1,20 +1,30 @@
 """A run that goes on with another partition: what was trained keeps its moments, what is new begins as in a new run.
 
-    state, frozen = migrated(Before(plan, experiment, state, frozen), plan, experiment)
+    experiment = apart(before, plan, experiment)    # what is new to training has rules of its own
+    state, frozen = migrated(before, make_plan(experiment, loaded), experiment)
 
 Parameters, averages and moments are carried over by path, block by block where they are stacked: another partition may
-cut stacks elsewhere. What is frozen from now on stays what training has made of it. Where some parameters of an
-optimizer go on and others are new to it, they share its count of steps, and so the new ones' first steps are shorter.
+cut stacks elsewhere. Nothing begins anew, whatever a rule says of that; what is frozen from now on stays what training
+has made of it.
+
+An optimizer corrects its moments by the steps that it counts. What is new to it must not share the count of what goes
+on: Adam's steps would be up to six times too long for hundreds of steps. So it begins `after` the steps so far, as in
+gradual unfreezing, which the config of the new run then says.
 """
 
+import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from research.parameters import paths
+from research.errors import UserError
+from research.parameters import Partition, but, paths
+from research.parameters.selectors import Matching, Others, is_adapter
 from research.training import groups, phases, step
+from research.training.duration import steps
 from research.training.experiment import Experiment
 from research.training.plan import Plan, boundary
 from research.training.state import Parameters, State, as_flat, from_flat
@@ -30,6 +40,49 @@ class Before(NamedTuple):
     state: State
     frozen: Parameters
     """What was frozen when it began."""
+
+
+def apart(before: Before, plan: Plan, experiment: Experiment) -> Experiment:
+    """The experiment, whose plan it is, with rules of their own for what has not been trained before, if some has been.
+
+    Raises UserError for a rule of adapters of which some were trained and others were not.
+    """
+    trained, now = set(_by_view(before.plan, before.state.trainable)), int(before.state.step)
+    members = _members_of_rules(plan, experiment)
+    rules, found = experiment.rules.rules, []
+    if not any(rule.group == "train" and trained.intersection(members[i]) for i, rule in enumerate(rules)):
+        return experiment
+    for i, rule in enumerate(rules):
+        new = [path for path in members[i] if path not in trained]
+        if rule.group == "freeze" or not new or plan.starts[i] > now:
+            found.append(rule)
+        elif len(new) == len(members[i]):
+            found.append(dataclasses.replace(rule, after=steps(now)))
+        elif any(map(is_adapter, new)):
+            raise UserError(
+                f"partition: {rule} has adapters that were trained and others that were not; give each a rule"
+            )
+        else:
+            own = Matching(pattern="|".join(map(re.escape, new)))
+            rest = rule.pattern if isinstance(rule.pattern, Others) else but(rule.pattern, own)
+            found.append(dataclasses.replace(rule, pattern=rest))
+            found.append(dataclasses.replace(rule, pattern=own, after=steps(now)))
+    partition = Partition(rules=tuple(found))
+    if experiment.finetuning is None:
+        return dataclasses.replace(experiment, partition=partition)
+    return dataclasses.replace(experiment, finetuning=dataclasses.replace(experiment.finetuning, partition=partition))
+
+
+def _members_of_rules(plan: Plan, experiment: Experiment) -> dict[int, list[str]]:
+    """The paths of the parameters that each rule claims, those of blocks where they are stacked."""
+    last = phases.last_plan(plan)
+    state, frozen = step.state_shapes(last, boundary(experiment))
+    stored = state.trainable | {path: frozen[path] for path in last.frozen}
+    of = dict(plan.layout.frozen) | {path: treatment.rules for path, treatment in plan.layout.trained}
+    members: dict[int, list[str]] = {i: [] for i in range(len(experiment.rules.rules))}
+    for path, (leaf, index) in paths.views(stored, plan.stacks_of(stored)).items():
+        members[of[leaf][index or 0]].append(path)
+    return members
 
 
 def migrated(before: Before, plan: Plan, experiment: Experiment) -> tuple[State, Parameters]:
@@ -68,9 +121,8 @@ def _averages(before: Before) -> dict[str, Any]:
 
 
 def _by_view(plan: Plan, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays as they are stored, by the paths of blocks."""
-    found = paths.views(arrays, plan.stacks_of(arrays))
-    return {path: arrays[leaf] if index is None else arrays[leaf][index] for path, (leaf, index) in found.items()}
+    """Arrays as a plan stores them, by the paths of blocks."""
+    return paths.unstacked(arrays, plan.stacks_of(arrays))
 
 
 def _stored(plan: Plan, forms: Mapping[str, Any], by_view: Mapping[str, Any]) -> dict[str, Any]:

@@ -308,9 +308,11 @@ def migrate(path: str, change: Callable[[Experiment], Experiment], *, command: S
             frozen = restore_frozen(checkpoints, was, before)
         phase = phases.plan_of(was, int(state.step), as_flat(state))
     with interruption.signals() as interrupted:
+        at = migration.Before(phase, before, state, frozen)
+        experiment = migration.apart(at, make_plan(experiment, loaded), experiment)
         plan, beginning = prepare(experiment, loaded)
         rehearse(experiment, plan, loaded)
-        state, frozen = migration.migrated(migration.Before(phase, before, state, frozen), plan, experiment)
+        state, frozen = migration.migrated(at, plan, experiment)
         inspection = inspect_experiment(experiment, phases.last_plan(plan), loaded)
         described = describe_plan(experiment, plan, loaded, inspection, beginning)
         layers = [{**row, "begins": "loaded"} for row in described["layers"]]
@@ -320,6 +322,8 @@ def migrate(path: str, change: Callable[[Experiment], Experiment], *, command: S
         run = folder.create(str(old.path.parents[1]), experiment.name, fingerprint(experiment))
         display.show_plan(display.console(), {**described, "folder": str(run.path), "changes": []})
         display.note(f"going on from step {int(state.step)} of {old.path}, which stays as it is")
+        if any(rule.reinitialise for rule in experiment.rules.rules):
+            display.note("what is to begin anew did so when that run began: it is kept as it is now")
         progress = loop.Progress(time=progress.time)
         with run.lock():
             try:

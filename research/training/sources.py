@@ -174,8 +174,7 @@ def read_run(path: str) -> Weights:
 
 def _by_view(experiment: Experiment, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays or shapes as the model stores them, by the paths of blocks."""
-    found = stacks_of(experiment, arrays)
-    return {path: paths.read(arrays, path, found) for path in paths.views(arrays, found)}
+    return paths.unstacked(arrays, stacks_of(experiment, arrays))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

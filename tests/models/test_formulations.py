@@ -66,6 +66,7 @@ LEFT_TO_FLAX = [
     (nn.Conv(4, (3, 3), precision="highest"), PICTURES),
     (nn.Conv(4, 3), PICTURES),  # a signal of each row
     (nn.Conv(4, (3, 3), mask=jnp.arange(216.0).reshape(3, 3, 6, 4) % 2), PICTURES),
+    (nn.Conv(4, (3, 3), mask=np.arange(216.0).reshape(3, 3, 6, 4) % 2), PICTURES),
     (nn.Conv(4, (3, 3), conv_general_dilated=lax.conv_general_dilated), PICTURES),
     (nn.ConvLocal(4, (3, 3)), PICTURES),
     (nn.Dense(5, dot_general=lax.dot_general), TOKENS),

@@ -12,10 +12,23 @@ import pytest
 
 from research.errors import UserError
 from research.models import MLP
-from research.parameters import Partition, freeze, full, gradual, last, last_blocks, linear_probe, others, train
+from research.parameters import (
+    Partition,
+    freeze,
+    full,
+    gradual,
+    last,
+    last_blocks,
+    linear_probe,
+    others,
+    train,
+    unstacked,
+)
 from research.training import SGD, AdamW, Finetuning, Momentum, Muon, Pretrained, run, steps
 from research.training.checkpoints import Checkpoints
-from research.training.migration import Before, migrated
+from research.training.groups import transformation
+from research.training.migration import Before, apart, migrated
+from research.training.phases import plan_at
 from research.training.plan import boundary, make_plan
 from research.training.state import as_flat
 from research.training.step import initial_state, state_shapes
@@ -105,26 +118,29 @@ def test_a_run_that_was_migrated_can_itself_be_interrupted_and_resumed(stopped, 
     assert run.evaluate(whole)["test"] == end(whole)[1]
 
 
-def states(tiny, partition, other, *, optimizer, scan, count=3, **fields):
-    """The plans, states and frozen parameters before and after, of a state that is all different numbers."""
+def states(tiny, partition, other, *, optimizer, scan, steps=3):
+    """What there was, and the plan, experiment, state and frozen parameters after; all numbers differ."""
     model = dataclasses.replace(MODEL, scan=scan)
-    make = lambda p: tiny(model=model, optimizer=optimizer, average=0.9, finetuning=Finetuning(partition=p), **fields)  # noqa: E731
+
+    def make(rules):
+        return tiny(model=model, optimizer=optimizer, average=0.9, finetuning=Finetuning(partition=rules))
+
     one, two = make(partition), make(other)
     loaded = one.data.load()
-    plans = [make_plan(experiment, loaded) for experiment in (one, two)]
-    state, frozen = initial_state(plans[0], boundary(one))
-    leaves, tree = jax.tree.flatten((state, frozen))
-    rng = np.random.default_rng(0)
-    leaves = [
-        np.uint32(count)
-        if leaf.dtype == np.uint32
-        else np.int32(count)
-        if leaf.dtype == np.int32
-        else rng.normal(size=leaf.shape).astype(leaf.dtype)
-        for leaf in leaves
-    ]
-    state, frozen = jax.tree.unflatten(tree, leaves)
-    return plans, (state, frozen), migrated(Before(plans[0], one, state, frozen), plans[1], two), two
+    plan, random = make_plan(one, loaded), np.random.default_rng(0)
+
+    def numbers(leaf):
+        return (
+            random.uniform(1, 2, leaf.shape).astype(leaf.dtype)
+            if leaf.dtype == np.float32
+            else np.full(leaf.shape, steps, leaf.dtype)
+        )
+
+    state, frozen = jax.tree.map(numbers, initial_state(plan, boundary(one)))
+    before = Before(plan, one, state, frozen)
+    two = apart(before, make_plan(two, loaded), two)
+    after = make_plan(two, loaded)
+    return before, (after, two, *migrated(before, after, two))
 
 
 def of_block(flat, kind, number, name="dense/kernel"):
@@ -155,8 +171,11 @@ def of_block(flat, kind, number, name="dense/kernel"):
     ],
 )
 def test_moments_go_with_their_parameters(tiny, partition, other, carried, optimizer, kind, scan):
-    plans, (state, frozen), (new, kept), experiment = states(tiny, partition, other, optimizer=optimizer, scan=scan)
-    forms, frozen_forms = state_shapes(plans[1], boundary(experiment))
+    (_, _, state, frozen), (plan, experiment, new, kept) = states(
+        tiny, partition, other, optimizer=optimizer, scan=scan
+    )
+    forms, _ = state_shapes(plan_at(plan, 3), boundary(experiment))
+    _, frozen_forms = state_shapes(plan, boundary(experiment))
     shape_of = lambda tree: {key: (leaf.shape, leaf.dtype) for key, leaf in as_flat(tree).items()}  # noqa: E731
     assert shape_of(new) == shape_of(forms)
     assert shape_of(kept) == shape_of(frozen_forms)
@@ -173,14 +192,55 @@ def test_moments_go_with_their_parameters(tiny, partition, other, carried, optim
             assert not now.any()
             np.testing.assert_array_equal(of_block(averages[1], "p", number), of_block(values[0], "p", number))
     assert (int(new.step), int(new.skipped)) == (3, 3)
-    counts = [int(np.max(value)) for key, value in moments[1].items() if key.endswith("count")]
-    assert all(value in (0, 3) for value in counts)
-    assert not carried or not counts or 3 in counts
+    counts = [np.unique(value).tolist() for key, value in moments[1].items() if key.endswith("count")]
+    assert all(value in ([0], [3]) for value in counts)
+    assert not carried or not counts or [3] in counts
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+    "other",
+    [full(), last_blocks(3), Partition(train(".*", learning_rate=0.5)), Partition(train("head/.*"), train(others()))],
+)
+def test_what_is_new_takes_the_steps_of_a_new_run(tiny, other, scan):
+    """And what goes on those that its moments and its count tell, by the formulas of Adam."""
+    optimizer = AdamW(weight_decay=None)
+    before, (plan, experiment, new, _) = states(tiny, last_blocks(1), other, optimizer=optimizer, scan=scan)
+    phase, leaves = plan_at(plan, 3), boundary(experiment)
+    gradient = jax.tree.map(lambda value: np.full(value.shape, 0.7, np.float32), new.trainable)
+    direction, _ = transformation(phase, leaves).update(gradient, new.optimizer_state, new.trainable)
+    moved = unstacked(direction, phase.stacks_of(direction))
+    assert len(moved) > len(before.plan.trainable)
+    old = as_flat(before.state.optimizer_state)
+    for path, value in moved.items():
+        mu, nu = (
+            of_block(old, kind, int(path[6:8]), path[9:]) if path.startswith("block") else None for kind in ("mu", "nu")
+        )
+        if path.startswith("head"):
+            mu, nu = (np.asarray(old[f"1/{kind}/{path}"]) for kind in ("mu", "nu"))
+        if mu is None:
+            np.testing.assert_allclose(value, 1, rtol=1e-4, err_msg=path)
+        else:
+            mean = (0.9 * mu + 0.1 * 0.7) / (1 - 0.9**4)
+            root = np.sqrt((0.999 * nu + 0.001 * 0.7**2) / (1 - 0.999**4))
+            np.testing.assert_allclose(value, mean / root, rtol=1e-4, err_msg=path)
+
+
+def test_the_config_of_the_new_run_says_what_began_later(stopped):
+    folder = stopped(last_blocks(1))
+    new = run.migrate(folder, with_partition(full()))
+    told = json.loads((Path(new["folder"]) / "inspection.json").read_text())
+    by_path = {row["path"]: row["treatment"] for row in told["layers"]}
+    step = latest(folder).step
+    assert by_path["block_03/dense/kernel"] == by_path["head/bias"] == "train()"
+    assert by_path["block_00/dense/kernel"] == f"train(after={step} steps)"
+    again = run.migrate(folder, with_partition(last_blocks(1)))
+    assert "after" not in json.dumps(json.loads((Path(again["folder"]) / "inspection.json").read_text())["layers"])
 
 
 def test_what_begins_later_has_a_count_of_its_own(tiny):
     partition = Partition(train("head/.*"), train("block_03/.*", after=steps(2)), freeze(others()))
-    _, _, (new, kept), _ = states(tiny, linear_probe(new_head=False), partition, optimizer=AdamW(), scan=False)
+    _, (_, _, new, kept) = states(tiny, linear_probe(new_head=False), partition, optimizer=AdamW(), scan=False)
     counts = {key: int(value) for key, value in as_flat(new.optimizer_state).items() if key.endswith("count")}
     assert sorted(counts.values()) == [0, 3]
     assert "block_03/dense/kernel" in new.trainable
